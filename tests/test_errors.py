@@ -22,6 +22,28 @@ def test_every_kind_survives_pickling(kind):
     _same(one, pickle.loads(pickle.dumps(one)))
 
 
+@pytest.mark.parametrize("kind", PLAIN)
+def test_one_code_makes_message_and_hint(kind):
+    made = kind.coded("a.b", "no {what} of {size}", "use {@size={size}} or {@*name}", what="thing", size=2, name="top")
+    params = {"size": 2, "name": "top"}
+    apart = kind(
+        msg("a.b", "no {what} of {size}", what="thing", size=2),
+        msg("a.b.hint", "use {@size={size}} or {@*name}", **params),
+    )
+    _same(made, apart)
+    assert made.message.params == {"what": "thing", "size": 2}
+    assert made.hint.code == "a.b.hint"
+    assert made.hint.params == params
+
+
+def test_a_hint_of_its_own_code_stays():
+    shared = msg("a.shared", "ask {who}", who="them")
+    assert UsageError.coded("a.b", "no", shared).hint is shared
+    assert UsageError.coded("a.b", "no").hint == ""
+    with pytest.raises(KeyError):
+        UsageError.coded("a.b", "no {what}")
+
+
 @pytest.mark.parametrize(
     "one",
     [UnknownNameError("method", "rolout", ["rollout"]), MissingDependencyError("timm", "timm"), UsageError("a", "b")],

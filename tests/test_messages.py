@@ -44,6 +44,22 @@ def test_a_template_made_at_run_time_is_found(tmp_path):
         messages.templates(tmp_path)
 
 
+def test_the_two_templates_of_an_error_are_found(tmp_path):
+    (tmp_path / "a.py").write_text(
+        'UsageError.coded("a.b", "one {x}", "two", x=1)\nUsageError.coded("a.c", "no hint")\n'
+    )
+    assert messages.templates(tmp_path) == {"a.b": "one {x}", "a.b.hint": "two", "a.c": "no hint"}
+    (tmp_path / "a.py").write_text('UsageError.coded("a.b", "one", msg("a.d", "d") if x else HINT)\n')
+    assert messages.templates(tmp_path) == {"a.b": "one", "a.d": "d"}
+
+
+@pytest.mark.parametrize("hint", ['f"two {x}"', '"two" + x', '"two" if x else HINT', "str(error)"])
+def test_a_hint_made_at_run_time_is_found(tmp_path, hint):
+    (tmp_path / "a.py").write_text(f'UsageError.coded("a.b", "one", {hint})\n')
+    with pytest.raises(SystemExit, match=r"a\.py:1: coded needs a hint"):
+        messages.templates(tmp_path)
+
+
 def test_every_error_has_a_code():
     assert messages.uncoded() == []
 

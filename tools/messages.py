@@ -1,8 +1,9 @@
 """Bring the message catalogues up to date with the sources: `make messages`.
 
-The English catalogues (`locales/en/AREA.po`) are generated from the `msg("code", "template")` calls. The Chinese ones
-keep their translations; order and English comments are refreshed, a code that is gone becomes obsolete, a new one gets
-an empty translation. The catalogues of page texts (`*-page.po`) are written by hand in both languages.
+The English catalogues (`locales/en/AREA.po`) are generated from the `msg("code", "template")` calls and from
+`coded("code", "template", "hint")`. The Chinese ones keep their translations; order and English comments are refreshed,
+a code that is gone becomes obsolete, a new one gets an empty translation. The catalogues of page texts (`*-page.po`)
+are written by hand in both languages.
 """
 
 import ast
@@ -21,17 +22,30 @@ def calls(root: Path = ROOT) -> Iterator[tuple[str, str, str]]:
     """Yield code, template and place of each message in the sources.
 
     Raises:
-        SystemExit: a code or template that is not a plain string.
+        SystemExit: a code, template or hint that is not a plain string.
     """
     for path in sorted(root.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-            if not (isinstance(node, ast.Call) and getattr(node.func, "id", "") == "msg"):
+            coded = isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "coded"
+            if not (isinstance(node, ast.Call) and (coded or getattr(node.func, "id", "") == "msg")):
                 continue
             place = f"{path.relative_to(root).as_posix()}:{node.lineno}"
-            values = [getattr(one, "value", None) for one in node.args]
-            if len(values) != 2 or not all(isinstance(one, str) for one in values):
+            values = [getattr(one, "value", None) for one in node.args[:2]]
+            if len(values) != 2 or not all(isinstance(one, str) for one in values) or len(node.args) > 2 + coded:
                 raise SystemExit(f"{place}: msg needs a code and a template as plain strings")
             yield str(values[0]), " ".join(str(values[1]).split()), place
+            for hint in node.args[2:]:
+                if isinstance(hint, ast.Constant):
+                    yield f"{values[0]}.hint", " ".join(str(hint.value).split()), place
+                elif not _is_message(hint):
+                    raise SystemExit(f"{place}: coded needs a hint that is a plain string or a Message")
+
+
+def _is_message(hint: ast.expr) -> bool:
+    """Return whether a hint is a `msg(...)`, a name of one, or one of two such."""
+    if isinstance(hint, ast.IfExp):
+        return _is_message(hint.body) and _is_message(hint.orelse)
+    return isinstance(hint, ast.Name) or (isinstance(hint, ast.Call) and getattr(hint.func, "id", "") == "msg")
 
 
 def templates(root: Path = ROOT) -> dict[str, str]:

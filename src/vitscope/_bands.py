@@ -219,15 +219,13 @@ def _shown(
     count = data.shape[2]
     display: tuple[int, ...] = tuple(int(b) for b in reading.display or ()) or ((0, 1, 2) if count >= _RGB else (0,))
     if max(display) >= count:
-        raise ImageError(
-            msg(
-                "images.no-such-band",
-                "{@display} names band {band}, but the image has {count} bands: 0 to {last}",
-                band=max(display),
-                count=count,
-                last=count - 1,
-            ),
-            msg("images.no-such-band.hint", "bands are counted from 0"),
+        raise ImageError.coded(
+            "images.no-such-band",
+            "{@display} names band {band}, but the image has {count} bands: 0 to {last}",
+            "bands are counted from 0",
+            band=max(display),
+            count=count,
+            last=count - 1,
         )
     part, stretched = data[..., list(display)], False
     if window is None or (count not in (_GREY, _RGB) and data.dtype != np.uint8):
@@ -265,9 +263,8 @@ def check_array(array: np.ndarray, reading: Reading) -> Shaped[np.ndarray, "H W 
         ImageError: another shape, or numbers that are no pixels.
     """
     if isinstance(array, np.ma.MaskedArray) and np.ma.is_masked(array):
-        raise ImageError(
-            msg("images.masked", "a masked array has no numbers where its mask is set"),
-            msg("images.masked.hint", "fill them in: array.filled(0)"),
+        raise ImageError.coded(
+            "images.masked", "a masked array has no numbers where its mask is set", "fill them in: array.filled(0)"
         )
     array = np.asarray(array)
     _check_shape(array, reading)
@@ -328,14 +325,9 @@ def check_range(array: np.ndarray) -> None:
     """Refuse floats that are not in 0..1."""
     low, high = float(array.min(initial=0)), float(array.max(initial=0))
     if low < 0 or high > 1:
-        problem = msg(
+        raise ImageError.coded(
             "images.out-of-range",
             "floats are in 0..1, but the array has values from {low} to {high}",
-            low=f"{low:.4g}",
-            high=f"{high:.4g}",
-        )
-        raise ImageError(
-            problem,
             msg(
                 "images.out-of-range.hint",
                 "divide values in 0..255 by 255; {@window={low},{high}} takes others",
@@ -346,6 +338,8 @@ def check_range(array: np.ndarray) -> None:
             else msg(
                 "images.normalised.hint", "undo the normalisation, or pass a normalised tensor to scope.attribute"
             ),
+            low=f"{low:.4g}",
+            high=f"{high:.4g}",
         )
 
 

@@ -111,13 +111,11 @@ class _Guard:
         try:
             return _Process()
         except TimeoutError:
-            raise OutOfMemoryError(
-                msg(
-                    "images.slow-decoder",
-                    "the process that decodes images did not start within {seconds} seconds",
-                    seconds=f"{_START_SECONDS:g}",
-                ),
-                msg("images.slow-decoder.hint", "the machine is busy: run it again when it is less so"),
+            raise OutOfMemoryError.coded(
+                "images.slow-decoder",
+                "the process that decodes images did not start within {seconds} seconds",
+                "the machine is busy: run it again when it is less so",
+                seconds=f"{_START_SECONDS:g}",
             ) from None
         except OSError:
             raise OutOfMemoryError(

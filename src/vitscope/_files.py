@@ -146,9 +146,8 @@ def staged_folder(folder: Path, *, force: bool = False) -> Iterator[Path]:
 
 def already_there(path: Path) -> ResultError:
     """Make the error for a path that is taken."""
-    return ResultError(
-        msg("files.already-there", "{path} is already there", path=path),
-        msg("files.already-there.hint", "{@force=True} replaces it, or choose another path"),
+    return ResultError.coded(
+        "files.already-there", "{path} is already there", "{@force=True} replaces it, or choose another path", path=path
     )
 
 

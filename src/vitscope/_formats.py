@@ -230,15 +230,13 @@ def _dicom(data: bytes, source: str, reading: Reading, most: int) -> Decoded:
         raw = pixel_array(found, index=0)
     except (RuntimeError, NotImplementedError, AttributeError) as error:
         syntax = found.file_meta.get("TransferSyntaxUID")
-        problem = msg(
+        raise ImageError.coded(
             "images.dicom-syntax",
             "{source} is DICOM compressed as {syntax}, which pydicom cannot read here: {reason}",
+            "pip install 'pylibjpeg[all]', or decompress the file",
             source=source,
             syntax=getattr(syntax, "name", syntax),
             reason=first_line(error),
-        )
-        raise ImageError(
-            problem, msg("images.dicom-syntax.hint", "pip install 'pylibjpeg[all]', or decompress the file")
         ) from None
     if kind == "PALETTE COLOR":
         from pydicom.pixels import apply_color_lut
@@ -282,14 +280,12 @@ def _check_deflated(data: bytes, source: str, most: int) -> None:
         size += len(unpacker.decompress(rest, _PIECE))
         rest = unpacker.unconsumed_tail
         if size > most:
-            raise ImageError(
-                msg(
-                    "images.deflated",
-                    "{source} has more than {limit} million bytes when it is unpacked",
-                    source=source,
-                    limit=f"{most / 1e6:,.0f}",
-                ),
+            raise ImageError.coded(
+                "images.deflated",
+                "{source} has more than {limit} million bytes when it is unpacked",
                 msg("images.too-large.hint", "shrink or crop it first"),
+                source=source,
+                limit=f"{most / 1e6:,.0f}",
             )
 
 

@@ -27,9 +27,8 @@ def empty(source: str) -> ImageError:
 def opened(path: Path) -> Iterator[BufferedReader]:
     """Open a file for reading; raise an ImageError for what is none, or is empty, before any byte is read."""
     if path.is_dir():
-        raise ImageError(
-            msg("images.folder", "{path} is a folder, not an image", path=path),
-            msg("images.folder.hint", "name the files in it, such as FOLDER/*.jpg"),
+        raise ImageError.coded(
+            "images.folder", "{path} is a folder, not an image", "name the files in it, such as FOLDER/*.jpg", path=path
         )
     if not path.exists():
         if path.parts[:1] in (("http:",), ("https:",)):

@@ -23,13 +23,14 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from vitscope._messages import CONTROL, Language, Message, msg, visible
 
 # as numpy, torch on processors and torch on accelerators write it
 _NEEDED = re.compile(r"(?i)(?:allocate (?P<number>[\d.]+) (?P<unit>[KMGTPE]iB)|allocate (?P<bytes>\d+) bytes)")
 _NOT_LOADED = ("failed to map segment", "cannot allocate memory", "Cannot allocate memory")  # a library, by the loader
+_PARAMETER = re.compile(r"[{*](\w+)")  # in a template, within options too
 _LISTED, _SHOWN = 60, 8  # up to 60 choices are all listed; of more, the first 8
 
 
@@ -48,6 +49,19 @@ class VitscopeError(Exception):
         self.message = _one_line(message)
         self.hint = _one_line(hint)
 
+    @classmethod
+    def coded(cls, code: str, message: str, hint: str = "", /, **params: object) -> Self:
+        """Make the error whose message has a code, and whose hint has that code with `.hint` after it.
+
+        Args:
+            code: of the message; see `vitscope._messages`.
+            message: what was found and what was expected, in English, with `{name}` for each parameter.
+            hint: what to do about it, likewise; a Message stays as it is.
+            params: the parameters of both.
+        """
+        told = hint if isinstance(hint, Message) or not hint else _sentence(f"{code}.hint", hint, params)
+        return cls(_sentence(code, message, params), told)
+
     @property
     def code(self) -> str:
         """The identifier of this error: the code of its message, or of its class where the message has none."""
@@ -65,6 +79,11 @@ class VitscopeError(Exception):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _restored, (type(self), self.args, self.__dict__)
+
+
+def _sentence(code: str, template: str, params: Mapping[str, object]) -> Message:
+    """Make the Message of a code with those parameters that its template names."""
+    return Message(code, template, {name: params[name] for name in _PARAMETER.findall(template) if name in params})
 
 
 def _one_line(text: str) -> str:

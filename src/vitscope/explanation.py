@@ -69,36 +69,27 @@ class Explanation:
 
     def __post_init__(self) -> None:
         if self.map.shape != self.layout.shape or self.prefix.shape != (len(self.layout.prefix),):
-            raise LayoutError(
-                msg(
-                    "explanation.shape",
-                    "map {map} and prefix {prefix} do not fit the layout ({layout})",
-                    map=self.map.shape,
-                    prefix=self.prefix.shape,
-                    layout=self.layout,
-                )
+            raise LayoutError.coded(
+                "explanation.shape",
+                "map {map} and prefix {prefix} do not fit the layout ({layout})",
+                map=self.map.shape,
+                prefix=self.prefix.shape,
+                layout=self.layout,
             )
         if self.picture is not None and self.picture.size != self.region.size:
-            raise LayoutError(
-                msg(
-                    "explanation.region-size",
-                    "the region belongs to an image of {expected} pixels, not {size}",
-                    expected=self.region.size,
-                    size=self.picture.size,
-                )
+            raise LayoutError.coded(
+                "explanation.region-size",
+                "the region belongs to an image of {expected} pixels, not {size}",
+                expected=self.region.size,
+                size=self.picture.size,
             )
         numbers = [number for _, number in self.predictions] + ([] if self.score is None else [self.score])
         if not all(np.isfinite(part).all() for part in (self.map, self.prefix, np.asarray(numbers, np.float64))):
-            raise MethodError(
-                msg(
-                    "explanation.not-finite",
-                    "the map of '{method}', its score or its predictions hold NaN or infinity",
-                    method=self.method,
-                ),
-                msg(
-                    "explanation.not-finite.hint",
-                    "a wider dtype may help: float32, or float64 where it is float32 already",
-                ),
+            raise MethodError.coded(
+                "explanation.not-finite",
+                "the map of '{method}', its score or its predictions hold NaN or infinity",
+                "a wider dtype may help: float32, or float64 where it is float32 already",
+                method=self.method,
             )
         self.map.setflags(write=False)
         self.prefix.setflags(write=False)
@@ -336,14 +327,12 @@ class Explanation:
             if isinstance(error, ResultError) and not isinstance(error, DamagedFileError):
                 raise
             reason = error.message if isinstance(error, VitscopeError) else first_line(error)
-            raise ResultError(
-                msg(
-                    "explanation.not-a-result",
-                    "{folder} is not a result of vitscope: {reason}",
-                    folder=folder,
-                    reason=reason,
-                ),
-                msg("explanation.not-a-result.hint", "restore the folder, or explain the image again"),
+            raise ResultError.coded(
+                "explanation.not-a-result",
+                "{folder} is not a result of vitscope: {reason}",
+                "restore the folder, or explain the image again",
+                folder=folder,
+                reason=reason,
             ) from error
 
 
@@ -361,13 +350,11 @@ def require_image(explanation: Explanation) -> None:
             msg("explanation.no-explanation.hint", "pass what scope.explain(image) returns"),
         )
     if explanation.medium != "image":
-        raise UnsupportedError(
-            msg(
-                "explanation.images-only",
-                "this is for explanations of images, not of a {medium}",
-                medium=explanation.medium,
-            ),
-            msg("explanation.images-only.hint", "overlay() and save() draw it"),
+        raise UnsupportedError.coded(
+            "explanation.images-only",
+            "this is for explanations of images, not of a {medium}",
+            "overlay() and save() draw it",
+            medium=explanation.medium,
         )
 
 

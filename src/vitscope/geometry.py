@@ -61,12 +61,10 @@ class TokenLayout:
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, tuple(float(v) for v in getattr(self, name)))
         if len(self.grid) != 2 or min(self.grid) < 1:
-            raise LayoutError(
-                msg(
-                    "geometry.not-a-grid",
-                    "a token grid is two positive numbers (rows, columns), not {grid}",
-                    grid=self.grid,
-                )
+            raise LayoutError.coded(
+                "geometry.not-a-grid",
+                "a token grid is two positive numbers (rows, columns), not {grid}",
+                grid=self.grid,
             )
         if len(set(self.prefix)) != len(self.prefix):
             raise LayoutError(
@@ -74,13 +72,11 @@ class TokenLayout:
             )
         if self.pooling not in get_args(Pooling):
             choices = ", ".join(get_args(Pooling))
-            raise LayoutError(
-                msg(
-                    "geometry.unknown-pooling",
-                    "pooling is one of {choices}, not '{pooling}'",
-                    choices=choices,
-                    pooling=self.pooling,
-                )
+            raise LayoutError.coded(
+                "geometry.unknown-pooling",
+                "pooling is one of {choices}, not '{pooling}'",
+                choices=choices,
+                pooling=self.pooling,
             )
         if self.pooling == "cls" and not self.prefix:
             raise LayoutError(
@@ -88,13 +84,11 @@ class TokenLayout:
                 msg("geometry.cls-without-prefix.hint", "name it: prefix=('cls',)"),
             )
         if self.planes is not None and (self.planes < 1 or self.grid[0] % self.planes):
-            raise LayoutError(
-                msg(
-                    "geometry.uneven-planes",
-                    "{rows} rows of patches are not equally many in each of {planes} planes",
-                    rows=self.grid[0],
-                    planes=self.planes,
-                )
+            raise LayoutError.coded(
+                "geometry.uneven-planes",
+                "{rows} rows of patches are not equally many in each of {planes} planes",
+                rows=self.grid[0],
+                planes=self.planes,
             )
 
     @property
@@ -153,16 +147,14 @@ class TokenLayout:
     def check(self, tokens: int, where: str = "the model") -> None:
         """Raise LayoutError unless `tokens` equals N."""
         if tokens != self.tokens:
-            raise LayoutError(
-                msg(
-                    "geometry.wrong-token-count",
-                    "{where} has {tokens} tokens, but the layout {layout} has {expected}",
-                    where=where,
-                    tokens=tokens,
-                    layout=str(self),
-                    expected=self.tokens,
-                ),
-                msg("geometry.wrong-token-count.hint", "pass layout=TokenLayout(prefix=..., grid=(rows, columns))"),
+            raise LayoutError.coded(
+                "geometry.wrong-token-count",
+                "{where} has {tokens} tokens, but the layout {layout} has {expected}",
+                "pass layout=TokenLayout(prefix=..., grid=(rows, columns))",
+                where=where,
+                tokens=tokens,
+                layout=str(self),
+                expected=self.tokens,
             )
 
     def patches(self, x: T) -> T:
@@ -222,12 +214,10 @@ class ImageRegion:
         boxes = [box for box in (self.box, self.cells) if box is not None]
         empty = any(not (left < right and top < bottom) for left, top, right, bottom in boxes)
         if min(self.size) < 1 or min(self.input) < 1 or empty:
-            raise LayoutError(
-                msg(
-                    "geometry.empty-region",
-                    "an image region needs size, box and input that are not empty, not {region}",
-                    region=str(self),
-                )
+            raise LayoutError.coded(
+                "geometry.empty-region",
+                "an image region needs size, box and input that are not empty, not {region}",
+                region=str(self),
             )
 
     @classmethod

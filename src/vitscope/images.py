@@ -280,9 +280,8 @@ def _load_file(file: object, reading: Reading) -> Picture:
     with decoding(source):
         data = file.read()
     if not isinstance(data, (bytes, bytearray)):
-        raise ImageError(
-            msg("images.text-file", "{source} is opened as text", source=source),
-            msg("images.text-file.hint", "open it in binary mode: open(path, 'rb')"),
+        raise ImageError.coded(
+            "images.text-file", "{source} is opened as text", "open it in binary mode: open(path, 'rb')", source=source
         )
     return decode_image(bytes(data), source, name=name, kind=kind, reading=reading)
 

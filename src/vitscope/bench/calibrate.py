@@ -17,7 +17,6 @@ import numpy as np
 from msgspec import structs
 
 from vitscope._documents import json_bytes
-from vitscope._messages import msg
 from vitscope._version import __version__
 from vitscope.bench.calibration_cases import CaseSet, evidence_cases, object_cases
 from vitscope.bench.cases import BenchmarkInfo, Case, Explainer
@@ -111,12 +110,10 @@ def calibrate(
     """
     adapter = scope.adapter
     if adapter.result is not Explanation or (adapter.channels, adapter.bands) != (3, 3):
-        raise UnsupportedError(
-            msg("bench.calibrate-medium", "only models of images with three channels are calibrated"),
-            msg(
-                "bench.calibrate-medium.hint",
-                "choose its {@method} yourself; measure says how far the maps can be believed",
-            ),
+        raise UnsupportedError.coded(
+            "bench.calibrate-medium",
+            "only models of images with three channels are calibrated",
+            "choose its {@method} yourself; measure says how far the maps can be believed",
         )
     options: dict[str, Any] = {
         **{"quick": quick, "seed": seed, "size": size, "images": fingerprint(images)},

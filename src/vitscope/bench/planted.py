@@ -94,14 +94,12 @@ def scenes(
     if split not in get_args(Split):
         raise UnknownNameError("split", split, get_args(Split))
     if count < 1 or not 32 <= size <= 4096 or seed < 0:
-        raise UsageError(
-            msg(
-                "bench.scene-numbers",
-                "{@count} must be >= 1, {@size} 32 to 4096 and {@seed} >= 0, got {count}, {size} and {seed}",
-                count=count,
-                size=size,
-                seed=seed,
-            )
+        raise UsageError.coded(
+            "bench.scene-numbers",
+            "{@count} must be >= 1, {@size} 32 to 4096 and {@seed} >= 0, got {count}, {size} and {seed}",
+            count=count,
+            size=size,
+            seed=seed,
         )
     things = _loaders(cutouts, split, _cutout_file, photos.CUTOUTS, photos.cutout)
     places = _loaders(backgrounds, split, lambda path: load_image(path).pixels, photos.BACKGROUNDS, photos.background)
@@ -174,9 +172,8 @@ def _cutout_file(path: Path) -> UInt8[np.ndarray, "H W 4"]:
         colours = np.asarray(image.convert("RGBA"))[..., :3]
     hint = msg("bench.cutout.hint", "a cut-out is one object on a transparent background")
     if pixels.shape[:2] != alpha.shape:
-        raise ImageError(
-            msg("bench.cutout-rotated", "{path} is rotated by EXIF, so that its transparency does not fit", path=path),
-            hint,
+        raise ImageError.coded(
+            "bench.cutout-rotated", "{path} is rotated by EXIF, so that its transparency does not fit", hint, path=path
         )
     if alpha.min() > 127:
         raise ImageError(msg("bench.cutout-opaque", "{path} has no transparency", path=path), hint)

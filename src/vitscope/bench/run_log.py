@@ -78,9 +78,8 @@ class RunLog:
         options, rows = self.folder / OPTIONS, self.folder / ROWS
         if not options.exists():
             if any(self.folder.iterdir()):
-                raise ResultError(
-                    msg("bench.not-a-benchmark", "{path} is not empty and holds no benchmark", path=self.folder),
-                    _OTHER_OUT,
+                raise ResultError.coded(
+                    "bench.not-a-benchmark", "{path} is not empty and holds no benchmark", _OTHER_OUT, path=self.folder
                 )
         elif force:
             for name in FILES:

@@ -258,15 +258,13 @@ def require_own(calibration: Calibration, adapter: ModelAdapter, source: str = "
         if getattr(calibration, name) != value
     ]
     if differing:
-        raise UsageError(
-            msg(
-                "engine.calibration.other-model",
-                "the calibration {source} is of another model, {model}: {differing}",
-                source=source,
-                model=calibration.model,
-                differing=join_messages("; ", differing),
-            ),
-            msg("engine.calibration.other-model.hint", "calibrate this model, or leave {@calibration} out"),
+        raise UsageError.coded(
+            "engine.calibration.other-model",
+            "the calibration {source} is of another model, {model}: {differing}",
+            "calibrate this model, or leave {@calibration} out",
+            source=source,
+            model=calibration.model,
+            differing=join_messages("; ", differing),
         )
 
 

@@ -132,16 +132,13 @@ class Engine(ModelRunner):
         choice = self.recommend(options) if options.method == "auto" else None
         method = METHODS.get(choice.method if choice else options.method)
         if not (support := self.capabilities.method(method)):
-            raise UnsupportedError(
-                msg(
-                    "engine.method",
-                    "the method '{method}' does not apply: {reason}",
-                    method=method.name,
-                    reason=support.reason,
-                ),
-                msg(
-                    "engine.method.hint", "these do: {methods}", methods=", ".join(s.name for s in self.methods() if s)
-                ),
+            raise UnsupportedError.coded(
+                "engine.method",
+                "the method '{method}' does not apply: {reason}",
+                "these do: {methods}",
+                method=method.name,
+                reason=support.reason,
+                methods=", ".join(s.name for s in self.methods() if s),
             )
         if options.refine != "none" and not (support := self.capabilities.hidden_states):
             raise UnsupportedError(msg("engine.refine", "refine does not apply: {reason}", reason=support.reason))

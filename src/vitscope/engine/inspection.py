@@ -123,10 +123,7 @@ def compare(
 ) -> tuple[Explanation, Explanation]:
     """Explain which regions make two images alike, on both; see `Scope.compare`."""
     if options.all_targets != [None]:
-        raise UsageError(
-            msg("engine.compare-target", "each image is the other's target"),
-            msg("engine.compare-target.hint", "leave the target out"),
-        )
+        raise UsageError.coded("engine.compare-target", "each image is the other's target", "leave the target out")
     if "target" not in METHODS.get(options.method).requires:
         raise UsageError(
             msg("engine.compare-method", "the method '{method}' has no target", method=options.method),
@@ -153,11 +150,8 @@ def statistics(
             msg("engine.target-without-importance.hint", "add {@importance=True}, or leave the target out"),
         )
     if engine.layout.planes is not None:
-        raise UnsupportedError(
-            msg(
-                "engine.statistics-of-planes",
-                "attention is measured by distances on an image, and this model takes none",
-            )
+        raise UnsupportedError.coded(
+            "engine.statistics-of-planes", "attention is measured by distances on an image, and this model takes none"
         )
     ready = engine.prepare(image, size=options.size)
     forward, drops = engine.forward(ready.pixels[None], tokens=engine.blocks is not None), None

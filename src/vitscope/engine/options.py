@@ -153,14 +153,12 @@ class Options:
         if not isinstance(self.target, list):
             return
         if images > len(self.target) or (all_of_them and images < len(self.target)):
-            raise UsageError(
-                msg(
-                    "engine.target-count",
-                    "target= has {targets} entries for {images} images: it has one for each",
-                    targets=len(self.target),
-                    images=images,
-                ),
-                msg("engine.target-count.hint", "targets=[...] explains several targets of every image"),
+            raise UsageError.coded(
+                "engine.target-count",
+                "target= has {targets} entries for {images} images: it has one for each",
+                "targets=[...] explains several targets of every image",
+                targets=len(self.target),
+                images=images,
             )
 
 
@@ -189,10 +187,9 @@ def options_of(given: Mapping[str, Any], targets: Any = None) -> Options:
     own = {name: given[name] for name in given if name not in (*OPTION_NAMES, "progress")}
     others = given.get("method_options", {})
     if not isinstance(others, Mapping):
-        problem = msg(
+        raise UsageError.coded(
             "engine.method-options", "{@method_options} is a dict of options, not {value}", value=repr(others)
         )
-        raise UsageError(problem)
     return Options(**{"targets": targets, **known}, method_options=own | dict(others))
 
 

@@ -31,13 +31,11 @@ def check_size(size: Any) -> None:
 def check_batch_size(images: Any) -> None:
     """Raise a UsageError for a number of images in one forward that is no integer between 1 and a million."""
     if not is_whole(images, 1, MOST):
-        raise UsageError(
-            msg(
-                "engine.batch-size",
-                "{@batch_size} is an integer between 1 and {most}, not {batch_size}",
-                most=f"{MOST:,}",
-                batch_size=repr(images),
-            )
+        raise UsageError.coded(
+            "engine.batch-size",
+            "{@batch_size} is an integer between 1 and {most}, not {batch_size}",
+            most=f"{MOST:,}",
+            batch_size=repr(images),
         )
 
 

@@ -185,13 +185,12 @@ class ModelRunner:
         if isinstance(image, Prepared):
             if image.size == size:
                 return image
-            problem = msg(
+            raise UsageError.coded(
                 "engine.prepared-size",
                 "an image prepared at size {prepared} cannot be explained at size {size}",
                 prepared=image.size,
                 size=size,
             )
-            raise UsageError(problem)
         check_size(size)
         picture = self.adapter.load(image)
         pixels, region = self.prepare_pixels(picture, size)

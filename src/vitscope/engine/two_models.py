@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from vitscope._messages import msg
 from vitscope.attention.transformer_blocks import HiddenStates
 from vitscope.engine.engine import Engine
 from vitscope.engine.runner import alone
@@ -43,30 +42,26 @@ def compare_layers(one: Engine, other: Engine, image: ImageLike, size: int | Non
     names = one.adapter.reference, other.adapter.reference
     first, second = _tokens(one, picture, size), _tokens(other, picture, size)
     if len(first.layers) != len(second.layers):
-        raise UnsupportedError(
-            msg(
-                "engine.depths-differ",
-                "{one} has {n} blocks and {other} {m}: no layer of one belongs to a layer of the other",
-                one=names[0],
-                n=len(first.layers),
-                other=names[1],
-                m=len(second.layers),
-            )
+        raise UnsupportedError.coded(
+            "engine.depths-differ",
+            "{one} has {n} blocks and {other} {m}: no layer of one belongs to a layer of the other",
+            one=names[0],
+            n=len(first.layers),
+            other=names[1],
+            m=len(second.layers),
         )
     if not same_patches(first.grid, first.region, second.grid, second.region):
-        raise UnsupportedError(
-            msg(
-                "engine.patches-differ",
-                "patches do not lie on the same places of the image: {rows} x {columns} of {one}, {down} x {right} of "
-                "{other}",
-                one=names[0],
-                rows=first.grid[0],
-                columns=first.grid[1],
-                other=names[1],
-                down=second.grid[0],
-                right=second.grid[1],
-            ),
-            msg("engine.patches-differ.hint", "a {@size=} at which both have the same grid can help"),
+        raise UnsupportedError.coded(
+            "engine.patches-differ",
+            "patches do not lie on the same places of the image: {rows} x {columns} of {one}, {down} x {right} of "
+            "{other}",
+            "a {@size=} at which both have the same grid can help",
+            one=names[0],
+            rows=first.grid[0],
+            columns=first.grid[1],
+            other=names[1],
+            down=second.grid[0],
+            right=second.grid[1],
         )
     return layer_distances(names, first.layers, second.layers)
 
@@ -83,13 +78,11 @@ def same_patches(grid: tuple[int, int], region: ImageRegion, other: tuple[int, i
 @alone
 def _tokens(engine: Engine, image: ImageLike, size: int | None) -> _Tokens:
     if not (support := engine.supports("hidden-states")):
-        raise UnsupportedError(
-            msg(
-                "engine.no-tokens",
-                "the tokens of {model} between its layers are not known: {reason}",
-                model=engine.adapter.reference,
-                reason=support.reason,
-            )
+        raise UnsupportedError.coded(
+            "engine.no-tokens",
+            "the tokens of {model} between its layers are not known: {reason}",
+            model=engine.adapter.reference,
+            reason=support.reason,
         )
     ready = engine.prepare(image, size=size)
     forward = engine.forward(ready.pixels[None], tokens=True)

@@ -6,7 +6,6 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from vitscope._messages import msg
 from vitscope.attention import AttentionStore
 from vitscope.errors import MethodError
 from vitscope.methods.targets import SimilarTo, Target, feature_of
@@ -32,16 +31,11 @@ def require_norm_gradient(model: nn.Module, answer: Tensor, score: Tensor, store
     if model in _VARYING:
         return
     if _is_flat(score / score.detach(), answer, store):
-        raise MethodError(
-            msg(
-                "engine.constant-norm",
-                "this model normalises its feature: the norm is the same for all images, and its gradient is rounding",
-            ),
-            msg(
-                "engine.constant-norm.hint",
-                "choose a target, such as image:PATH (in Python vitscope.similar_to(image)), or a method without "
-                "gradients, such as random-walk or token-removal",
-            ),
+        raise MethodError.coded(
+            "engine.constant-norm",
+            "this model normalises its feature: the norm is the same for all images, and its gradient is rounding",
+            "choose a target, such as image:PATH (in Python vitscope.similar_to(image)), or a method without "
+            "gradients, such as random-walk or token-removal",
         )
     _VARYING[model] = True
 
@@ -61,15 +55,10 @@ def require_other_image(targets: "Sequence[Target]", answer: Tensor, score: Tens
         if not isinstance(target, SimilarTo) or likeness < 1 - _NEAR:
             continue
         if _is_flat(score[number], answer[number : number + 1], store):
-            raise MethodError(
-                msg(
-                    "engine.same-image",
-                    "the target has the same feature as the image: their likeness is 1, and its gradient is rounding",
-                ),
-                msg(
-                    "engine.same-image.hint",
-                    "choose another image as the target, or a method without gradients, such as token-removal",
-                ),
+            raise MethodError.coded(
+                "engine.same-image",
+                "the target has the same feature as the image: their likeness is 1, and its gradient is rounding",
+                "choose another image as the target, or a method without gradients, such as token-removal",
             )
 
 
@@ -93,19 +82,14 @@ def require_unsaturated(score: Tensor, words: Sequence[str], answer: Tensor, *, 
     for one, name in zip(score.detach(), words, strict=True):
         chance = one.exp() if logarithms else one
         if chance >= nearest or (chance == 0 and not logarithms):
-            raise MethodError(
-                msg(
-                    "engine.saturated",
-                    "the model's last step makes probabilities, and that of '{target}' is {chance} to the last digit: "
-                    "its gradient is rounding",
-                    target=name,
-                    chance=f"{float(chance):.0f}",
-                ),
-                msg(
-                    "engine.saturated.hint",
-                    "load the model without its last softmax or sigmoid, choose another target, or a method without "
-                    "gradients, such as token-removal",
-                ),
+            raise MethodError.coded(
+                "engine.saturated",
+                "the model's last step makes probabilities, and that of '{target}' is {chance} to the last digit: "
+                "its gradient is rounding",
+                "load the model without its last softmax or sigmoid, choose another target, or a method without "
+                "gradients, such as token-removal",
+                target=name,
+                chance=f"{float(chance):.0f}",
             )
 
 

@@ -79,14 +79,12 @@ class PatchMasker:
         count = self.layout.tokens - len(self.layout.prefix)
         numbers = _patch_numbers(patches)
         if numbers and not 0 <= numbers[0] <= numbers[-1] < count:
-            raise UsageError(
-                msg(
-                    "evaluation.no-such-patch",
-                    "patches are numbered 0 to {last}, not {first_given} to {last_given}",
-                    last=count - 1,
-                    first_given=numbers[0],
-                    last_given=numbers[-1],
-                )
+            raise UsageError.coded(
+                "evaluation.no-such-patch",
+                "patches are numbered 0 to {last}, not {first_given} to {last_given}",
+                last=count - 1,
+                first_given=numbers[0],
+                last_given=numbers[-1],
             )
         gone = torch.zeros(1, count, dtype=torch.bool, device=self.pixels.device)
         gone[:, numbers] = True

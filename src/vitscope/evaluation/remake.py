@@ -33,18 +33,15 @@ def photo_of(engine: Engine, explanation: Explanation, image: ImageLike | None) 
     """
     picture = explanation.picture if image is None else engine.adapter.load(image)
     if picture is None:
-        raise UsageError(
-            msg("evaluation.no-photo", "this explanation came without its photo"),
-            msg("evaluation.no-photo.hint", "pass the photo: measure(..., image=...)"),
+        raise UsageError.coded(
+            "evaluation.no-photo", "this explanation came without its photo", "pass the photo: measure(..., image=...)"
         )
     if picture.size != explanation.region.size:
-        raise UsageError(
-            msg(
-                "evaluation.other-photo",
-                "the explanation is of a photo of {expected} pixels, not {given}",
-                expected=str(explanation.region.size),
-                given=str(picture.size),
-            )
+        raise UsageError.coded(
+            "evaluation.other-photo",
+            "the explanation is of a photo of {expected} pixels, not {given}",
+            expected=str(explanation.region.size),
+            given=str(picture.size),
         )
     return fitted(picture, engine.adapter.bands)
 

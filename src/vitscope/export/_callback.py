@@ -6,7 +6,6 @@ from typing import Any, TypeAlias
 
 from torch import nn
 
-from vitscope._messages import msg
 from vitscope.errors import UsageError
 from vitscope.explanation import Explanation
 from vitscope.images import ImageLike, Picture, load_image
@@ -49,13 +48,11 @@ class LoggedPhotos:
             ImageError: a photo that cannot be read.
         """
         if not photos or every < 1:
-            raise UsageError(
-                msg(
-                    "export.photos-and-steps",
-                    "logging maps needs photos and {@every} >= 1, got {count} photos and {every}",
-                    count=len(photos),
-                    every=every,
-                )
+            raise UsageError.coded(
+                "export.photos-and-steps",
+                "logging maps needs photos and {@every} >= 1, got {count} photos and {every}",
+                count=len(photos),
+                every=every,
             )
         return cls([load_image(photo) for photo in photos], log, every, options, processor)
 

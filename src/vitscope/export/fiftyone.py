@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from vitscope._messages import msg
 from vitscope.errors import MissingDependencyError, ResultError
 from vitscope.explanation import Explanation, require_image
 from vitscope.geometry import ImageRegion
@@ -51,12 +50,10 @@ def add(dataset: Any, explanations: Iterable[Explanation], folder: str | Path, *
     for e in explanations:
         path = Path(str(e.provenance.get("source", ""))).resolve()
         if not path.is_file():
-            raise ResultError(
-                msg(
-                    "export.not-a-file",
-                    "'{source}' is not a file, but FiftyOne shows photos from disk",
-                    source=e.provenance.get("source"),
-                )
+            raise ResultError.coded(
+                "export.not-a-file",
+                "'{source}' is not a file, but FiftyOne shows photos from disk",
+                source=e.provenance.get("source"),
             )
         low, high = limits(e.map, "minmax")
         name = re.sub(r"\W", "_", f"{field}_{e.method}")

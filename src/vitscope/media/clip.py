@@ -71,13 +71,12 @@ class Clip(Picture):
             raise ImageError(msg("media.no-frames", "a clip without frames"))
         sizes = sorted({picture.size for picture in pictures})
         if len(sizes) > 1:
-            problem = msg(
+            raise ImageError.coded(
                 "media.frame-sizes",
                 "the frames of a clip have one size, not {first} and {second}",
                 first=" x ".join(map(str, sizes[0])),
                 second=" x ".join(map(str, sizes[1])),
             )
-            raise ImageError(problem)
         made = np.stack([picture.pixels for picture in pictures])
         made.setflags(write=False)
         own = dict.fromkeys([*told, *(note for picture in pictures for note in picture.notes)])
@@ -142,12 +141,8 @@ def frame_numbers(total: int, count: int) -> list[int]:
         UsageError: a count that is no integer between 1 and 10,000.
     """
     if not is_whole(count, 1, 10_000):
-        raise UsageError(
-            msg(
-                "media.frame-count",
-                "a number of frames is an integer between 1 and 10,000, not {count}",
-                count=repr(count),
-            )
+        raise UsageError.coded(
+            "media.frame-count", "a number of frames is an integer between 1 and 10,000, not {count}", count=repr(count)
         )
     return [i * total // count for i in range(count)]
 

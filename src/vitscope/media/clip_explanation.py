@@ -46,13 +46,12 @@ class ClipExplanation(Explanation):
     def __post_init__(self) -> None:
         super().__post_init__()
         if len(self.map.shape) != 3 or (self.picture is not None and len(self.picture) % len(self.map)):
-            problem = msg(
+            raise LayoutError.coded(
                 "media.time-steps",
                 "a map of shape {map} does not fit a clip of {frames} frames",
                 map=self.map.shape,
                 frames=len(self.picture) if self.picture else 0,
             )
-            raise LayoutError(problem)
 
     @property
     def clip(self) -> Clip:

@@ -49,15 +49,13 @@ def reading(source: str, broken: Callable[[Exception], ImageError]) -> Iterator[
 def check_count(count: int, source: str) -> None:
     """Raise an ImageError where a file says that it has more numbers than are read, before there is room for them."""
     if count > MOST_NUMBERS:
-        raise ImageError(
-            msg(
-                "media.too-many-numbers",
-                "{source} has {count} million numbers, more than {limit} million",
-                source=source,
-                count=f"{count / 1e6:,.0f}",
-                limit=f"{MOST_NUMBERS / 1e6:,.0f}",
-            ),
-            msg("media.too-many-numbers.hint", "cut a part out of it, or resample it first"),
+        raise ImageError.coded(
+            "media.too-many-numbers",
+            "{source} has {count} million numbers, more than {limit} million",
+            "cut a part out of it, or resample it first",
+            source=source,
+            count=f"{count / 1e6:,.0f}",
+            limit=f"{MOST_NUMBERS / 1e6:,.0f}",
         )
 
 

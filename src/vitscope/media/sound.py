@@ -45,10 +45,8 @@ class Sound(Medium):
 
     def __post_init__(self) -> None:
         if not is_real(self.rate, 1e-6, 1e9):
-            raise UsageError(
-                msg(
-                    "media.rate", "{@rate} is a positive number of samples per second, not {rate}", rate=repr(self.rate)
-                )
+            raise UsageError.coded(
+                "media.rate", "{@rate} is a positive number of samples per second, not {rate}", rate=repr(self.rate)
             )
         samples = np.asarray(self.samples)
         if (
@@ -155,14 +153,12 @@ def _unit(samples: np.ndarray) -> Float32[np.ndarray, "*shape"]:
         raise ImageError(msg("media.samples-not-finite", "the sound holds NaN or infinity"))
     loudest = float(np.abs(unit).max())
     if loudest > (_LOUDEST if samples.dtype.kind == "f" else 0):
-        problem = msg(
+        raise ImageError.coded(
             "media.samples-scale",
             "samples of {dtype} up to {most}: which number is full scale is not known",
+            "pass floats in -1..1: of 16-bit numbers, samples / 32768",
             dtype=samples.dtype,
             most=f"{loudest:.6g}",
-        )
-        raise ImageError(
-            problem, msg("media.samples-scale.hint", "pass floats in -1..1: of 16-bit numbers, samples / 32768")
         )
     return unit
 

@@ -100,13 +100,11 @@ class VolumeProcessor:
 
     def __post_init__(self) -> None:
         if len(self.size) != 3 or min(self.size) < 1 or (self.window and not self.window[0] < self.window[1]):
-            raise UsageError(
-                msg(
-                    "media.volume-processor",
-                    "{@size} is three positive numbers and {@window} two ascending ones, not {size} and {window}",
-                    size=self.size,
-                    window=self.window,
-                )
+            raise UsageError.coded(
+                "media.volume-processor",
+                "{@size} is three positive numbers and {@window} two ascending ones, not {size} and {window}",
+                size=self.size,
+                window=self.window,
             )
 
     def __call__(self, volume: Volume) -> Float32[np.ndarray, "C d h w"]:

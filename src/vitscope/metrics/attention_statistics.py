@@ -200,13 +200,11 @@ class Statistics:
         if len(known) < len(found):
             kind = "shares" if name in SHARES else name
             single = msg("metrics.single-head", "a layer has a single head")
-            raise UsageError(
-                msg(
-                    "metrics.unavailable",
-                    "{name} is not available: {reason}",
-                    name=name,
-                    reason=self.unavailable.get(kind, single),
-                )
+            raise UsageError.coded(
+                "metrics.unavailable",
+                "{name} is not available: {reason}",
+                name=name,
+                reason=self.unavailable.get(kind, single),
             )
         return known
 

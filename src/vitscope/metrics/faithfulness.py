@@ -47,13 +47,11 @@ class MeasureSettings:
         if self.steps < 1:
             raise UsageError(msg("metrics.too-few-steps", "{@steps} is at least 1, not {steps}", steps=self.steps))
         if self.n_subsets < 3 or self.n_squares < 3:
-            raise UsageError(
-                msg(
-                    "metrics.too-few-sets",
-                    "{@n_subsets} and {@n_squares} are at least 3, not {subsets} and {squares}",
-                    subsets=self.n_subsets,
-                    squares=self.n_squares,
-                )
+            raise UsageError.coded(
+                "metrics.too-few-sets",
+                "{@n_subsets} and {@n_squares} are at least 3, not {subsets} and {squares}",
+                subsets=self.n_subsets,
+                squares=self.n_squares,
             )
 
     @property

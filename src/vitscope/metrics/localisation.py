@@ -76,10 +76,9 @@ def localise(
     Cost: two sorts of the pixels.
     """
     if heat.shape != mask.shape:
-        problem = msg(
+        raise UsageError.coded(
             "metrics.shapes-differ", "the map has {heat} pixels and the mask {mask}", heat=heat.shape, mask=mask.shape
         )
-        raise UsageError(problem)
     visible = np.isfinite(heat)
     values, truth = heat[visible].astype(np.float64), mask[visible]
     on = int(truth.sum())

@@ -22,7 +22,6 @@ def check_metric_names(names: Sequence[Any]) -> None:
     for name in names:
         UnknownNameError.check(msg("evaluation.metric", "metric"), name, choices)
     if not names:
-        raise UsageError(
-            msg("evaluation.no-metric", "no metric is given"),
-            msg("evaluation.no-metric.hint", "choices: {choices}", choices=", ".join(choices)),
+        raise UsageError.coded(
+            "evaluation.no-metric", "no metric is given", "choices: {choices}", choices=", ".join(choices)
         )

@@ -14,7 +14,6 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
-from vitscope._messages import msg
 from vitscope.errors import MethodError
 from vitscope.geometry import TokenLayout
 
@@ -76,12 +75,10 @@ class Probe:
                 tick(done, int(new.sum()))
         found = self.score(torch.stack([known[one.tobytes()] for one in sets])).double().cpu().numpy()
         if not np.isfinite(found).all():
-            raise MethodError(
-                msg("metrics.score-not-finite", "the score is not finite where patches are replaced"),
-                msg(
-                    "metrics.score-not-finite.hint",
-                    "use another {@baseline}, as some models have no answer without any patch token",
-                ),
+            raise MethodError.coded(
+                "metrics.score-not-finite",
+                "the score is not finite where patches are replaced",
+                "use another {@baseline}, as some models have no answer without any patch token",
             )
         ends = np.cumsum([len(one) for one in masks])[:-1]
         return np.split(found[inverse.ravel()], ends), int(new.sum())

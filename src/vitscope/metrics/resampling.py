@@ -103,13 +103,11 @@ def paired(
         UsageError: no scenes, or not the same number for both.
     """
     if len(ours) != len(theirs) or len(ours) == 0:
-        raise UsageError(
-            msg(
-                "metrics.unpaired",
-                "a paired test needs the same scenes for both methods, not {ours} and {theirs}",
-                ours=len(ours),
-                theirs=len(theirs),
-            )
+        raise UsageError.coded(
+            "metrics.unpaired",
+            "a paired test needs the same scenes for both methods, not {ours} and {theirs}",
+            ours=len(ours),
+            theirs=len(theirs),
         )
     difference = np.asarray(ours, np.float64) - np.asarray(theirs, np.float64)
     estimate = bootstrap(difference, seed=seed)

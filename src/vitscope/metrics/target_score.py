@@ -75,9 +75,8 @@ def make_score(
             msg("metrics.no-logits.hint", "leave {@score} out"),
         )
     if not classifies and kind == "logit":
-        raise UsageError(
-            msg("metrics.no-logits", "this model has no classes and therefore no logits"),
-            msg("metrics.no-logits.hint", "leave {@score} out"),
+        raise UsageError.coded(
+            "metrics.no-logits", "this model has no classes and therefore no logits", "leave {@score} out"
         )
     if target is None and not classifies:
         make_scorer(None)  # raises for an answer of many places

@@ -281,17 +281,12 @@ class ModelAdapter(ABC):
         Raises:
             UnsupportedError: the model has no text encoder.
         """
-        raise UnsupportedError(
-            msg(
-                "models.no-text-encoder",
-                "{model} has no text encoder: the target text('{text}') needs a model such as CLIP or SigLIP",
-                model=self.reference,
-                text=text,
-            ),
-            msg(
-                "models.no-text-encoder.hint",
-                "load a whole CLIP or SigLIP of transformers, or open_clip:ARCH/PRETRAINED",
-            ),
+        raise UnsupportedError.coded(
+            "models.no-text-encoder",
+            "{model} has no text encoder: the target text('{text}') needs a model such as CLIP or SigLIP",
+            "load a whole CLIP or SigLIP of transformers, or open_clip:ARCH/PRETRAINED",
+            model=self.reference,
+            text=text,
         )
 
     def read_query(self, store: "AttentionStore", size: tuple[int, int], index: int) -> "AttentionStore":
@@ -374,15 +369,13 @@ def image_size(size: tuple[int, int]) -> Message:
 def text_too_long(text: str, tokens: int, limit: int) -> UsageError:
     """Make the error for a text of which the model would read only the beginning."""
     short = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
-    return UsageError(
-        msg(
-            "models.text-too-long",
-            "the text '{text}' has {tokens} tokens, and this model reads {limit} at most, start and end included",
-            text=short,
-            tokens=tokens,
-            limit=limit,
-        ),
-        msg("models.text-too-long.hint", "shorten the text: nothing of it is cut off silently"),
+    return UsageError.coded(
+        "models.text-too-long",
+        "the text '{text}' has {tokens} tokens, and this model reads {limit} at most, start and end included",
+        "shorten the text: nothing of it is cut off silently",
+        text=short,
+        tokens=tokens,
+        limit=limit,
     )
 
 

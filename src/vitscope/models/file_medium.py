@@ -3,7 +3,6 @@
 from pathlib import PurePath
 from typing import Any
 
-from vitscope._messages import msg
 from vitscope.errors import ImageError
 
 _MEDIA = {
@@ -18,13 +17,11 @@ def require_image_file(source: Any, model: str) -> None:
     name = str(source).lower() if isinstance(source, (str, PurePath)) else ""
     medium = next((medium for suffix, medium in _MEDIA.items() if name.endswith(suffix)), None)
     if medium is not None:
-        raise ImageError(
-            msg(
-                "models.other-medium",
-                "{source} is a {medium}, and {model} takes images",
-                source=source,
-                medium=medium,
-                model=model,
-            ),
-            msg("models.other-medium.hint", "use a {medium} model, or save an image of it", medium=medium),
+        raise ImageError.coded(
+            "models.other-medium",
+            "{source} is a {medium}, and {model} takes images",
+            "use a {medium} model, or save an image of it",
+            source=source,
+            medium=medium,
+            model=model,
         )

@@ -214,17 +214,12 @@ class GenericAdapter(TracedAdapter):
         if words or isinstance(failure, (TypeError, LookupError, AttributeError)):
             assert failure is not None
             raise NeedsMoreError(self.model, failure)
-        raise LayoutError(
-            msg(
-                "models.no-input-size",
-                "{model} accepts none of the usual input sizes: {reason}",
-                model=name,
-                reason=first_line(failure) if failure else "",
-            ),
-            msg(
-                "models.no-input-size.hint",
-                "pass processor=..., a function from a Pillow image to a (channels, height, width) tensor",
-            ),
+        raise LayoutError.coded(
+            "models.no-input-size",
+            "{model} accepts none of the usual input sizes: {reason}",
+            "pass processor=..., a function from a Pillow image to a (channels, height, width) tensor",
+            model=name,
+            reason=first_line(failure) if failure else "",
         )
 
 

@@ -131,12 +131,11 @@ def open_model(
         with _naming_a_part(given):
             return adapter_of(model).bound(model, processor, given, **extra)
     if not isinstance(model, (str, os.PathLike)):
-        raise UsageError(
-            msg("models.not-a-model", "{type} is not a model", type=type(model).__name__),
-            msg(
-                "models.not-a-model.hint",
-                "pass an nn.Module, a pipeline of transformers, a model reference such as timm:NAME, or a folder",
-            ),
+        raise UsageError.coded(
+            "models.not-a-model",
+            "{type} is not a model",
+            "pass an nn.Module, a pipeline of transformers, a model reference such as timm:NAME, or a folder",
+            type=type(model).__name__,
         )
     if layout is not None:
         raise UsageError(
@@ -191,10 +190,9 @@ def pick_device(device: str | torch.device) -> torch.device:
         reason = first_line(error).partition(". ")[0]  # torch goes on about its own build
         if reason.startswith("Could not run"):  # an operator of its own, which nobody asked for
             reason = msg("models.no-backend", "this build of torch does not have it")
-        problem = msg(
-            "models.no-such-device", "device '{device}' is not available: {reason}", device=device, reason=reason
-        )
-        raise UsageError(problem, hint) from None
+        raise UsageError.coded(
+            "models.no-such-device", "device '{device}' is not available: {reason}", hint, device=device, reason=reason
+        ) from None
     if found.type == "meta":
         raise UsageError(msg("models.meta-device", "device 'meta' is not available: it holds no numbers"), hint)
     return found

@@ -110,13 +110,11 @@ class MonaiAdapter(MediumAdapter):
         assert isinstance(picture, Volume)
         channels, depth, height, width = picture.voxels.shape
         if channels != self.channels:
-            raise UsageError(
-                msg(
-                    "models.volume-channels",
-                    "the volume has {given} channels, the model takes {expected}",
-                    given=channels,
-                    expected=self.channels,
-                )
+            raise UsageError.coded(
+                "models.volume-channels",
+                "the volume has {given} channels, the model takes {expected}",
+                given=channels,
+                expected=self.channels,
             )
         if self.processor is None and (depth, height, width) != self.stack.shape:
             problem = msg(

@@ -124,13 +124,11 @@ class OpenClipAdapter(GenericAdapter):
             try:
                 return cast(Callable[[list[str]], Tensor], open_clip.get_tokenizer(architecture))
             except Exception as error:  # some come from the Hub
-                raise ModelError(
-                    msg(
-                        "models.tokenizer-not-loaded",
-                        "the tokenizer of {architecture} cannot be loaded: {reason}",
-                        architecture=architecture,
-                        reason=first_line(error),
-                    )
+                raise ModelError.coded(
+                    "models.tokenizer-not-loaded",
+                    "the tokenizer of {architecture} cannot be loaded: {reason}",
+                    architecture=architecture,
+                    reason=first_line(error),
                 ) from error
         encoder: Any = getattr(self.model, "text", self.model)
         length = getattr(encoder, "context_length", None) or getattr(self.model, "context_length", None)

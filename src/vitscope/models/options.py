@@ -77,17 +77,12 @@ class ModelOptions:
     def require_medium(self, medium: str) -> None:
         """Raise a UsageError where the caller said how images are read, of a model that takes another medium."""
         if medium != "image" and (self.display, self.window, self.region) != (None, None, None):
-            raise UsageError(
-                msg(
-                    "models.options-of-images",
-                    "{@window}, {@display} and {@region} are about images, and this model takes a {medium}",
-                    medium=medium,
-                ),
-                msg(
-                    "models.options-of-images.hint",
-                    "leave them out; a processor says what the model gets, such as "
-                    "processor=vitscope.VolumeProcessor((96, 96, 96), window=(-100, 300)) of a volume",
-                ),
+            raise UsageError.coded(
+                "models.options-of-images",
+                "{@window}, {@display} and {@region} are about images, and this model takes a {medium}",
+                "leave them out; a processor says what the model gets, such as "
+                "processor=vitscope.VolumeProcessor((96, 96, 96), window=(-100, 300)) of a volume",
+                medium=medium,
             )
 
     def and_said(self, **more: str) -> "ModelOptions":
@@ -99,17 +94,11 @@ def refuse_load_options(names: Iterable[str]) -> None:
     """Raise a UsageError where a name is an option of `load`, given to a call that has no such option."""
     for name in sorted(names):
         if name in LoadOptions.__annotations__ or name == "calibration":
-            raise UsageError(
-                msg(
-                    "models.option-of-load",
-                    "'{option}' says how a model is loaded and its images are read; it is not an option here",
-                    option=name,
-                ),
-                msg(
-                    "models.option-of-load.hint",
-                    "give it where the model is loaded: vitscope.load(MODEL, {option}=...)",
-                    option=name,
-                ),
+            raise UsageError.coded(
+                "models.option-of-load",
+                "'{option}' says how a model is loaded and its images are read; it is not an option here",
+                "give it where the model is loaded: vitscope.load(MODEL, {option}=...)",
+                option=name,
             )
 
 
@@ -122,17 +111,11 @@ def require_load_options(given: Iterable[str], explained: Iterable[str]) -> None
     """
     for name in given:
         if name in explained and name not in LoadOptions.__annotations__:
-            raise UsageError(
-                msg(
-                    "models.option-of-explain",
-                    "'{option}' says how an image is explained, not how a model is loaded",
-                    option=name,
-                ),
-                msg(
-                    "models.option-of-explain.hint",
-                    "give it where an image is explained: scope.explain(image, {option}=...)",
-                    option=name,
-                ),
+            raise UsageError.coded(
+                "models.option-of-explain",
+                "'{option}' says how an image is explained, not how a model is loaded",
+                "give it where an image is explained: scope.explain(image, {option}=...)",
+                option=name,
             )
         known = (*LoadOptions.__annotations__, "calibration")
         UnknownNameError.check(msg("engine.option-of-call", "option of {call}", call="load"), name, known)

@@ -53,29 +53,23 @@ def other_medium(model: nn.Module, failure: Exception | None) -> LayoutError | N
 
 def takes_sounds(model: nn.Module) -> LayoutError:
     """Make the error for a model of sounds that no adapter knows."""
-    return LayoutError(
-        msg("models.takes-sounds", "{model} takes sounds, not images", model=type(model).__name__),
-        msg(
-            "models.takes-sounds.hint",
-            "the Audio Spectrogram Transformer of transformers is known, as ASTForAudioClassification or ASTModel; "
-            "{capture}",
-            capture=CAPTURE_HINT,
-        ),
+    return LayoutError.coded(
+        "models.takes-sounds",
+        "{model} takes sounds, not images",
+        "the Audio Spectrogram Transformer of transformers is known, as ASTForAudioClassification or ASTModel; "
+        "{capture}",
+        model=type(model).__name__,
+        capture=CAPTURE_HINT,
     )
 
 
 def takes_volumes(model: nn.Module, reason: Message | str) -> LayoutError:
     """Make the error for a model of clips or volumes that no adapter knows."""
-    return LayoutError(
-        msg(
-            "models.takes-volumes",
-            "{model} takes clips or volumes (B, C, D, H, W), not images: {reason}",
-            model=type(model).__name__,
-            reason=reason,
-        ),
-        msg(
-            "models.takes-volumes.hint",
-            "video models of transformers and the ViT of MONAI are known; {capture}",
-            capture=CAPTURE_HINT,
-        ),
+    return LayoutError.coded(
+        "models.takes-volumes",
+        "{model} takes clips or volumes (B, C, D, H, W), not images: {reason}",
+        "video models of transformers and the ViT of MONAI are known; {capture}",
+        model=type(model).__name__,
+        reason=reason,
+        capture=CAPTURE_HINT,
     )

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
-from vitscope._messages import msg
 from vitscope._numbers import number
 from vitscope.errors import UsageError
 from vitscope.geometry import ImageRegion
@@ -26,11 +25,10 @@ def read_region(region: Region | None) -> Region | None:
         left, top, right, bottom = (float(end) for end in ends if end is not None)
         if left < right and top < bottom:
             return left, top, right, bottom
-    raise UsageError(
-        msg("models.region", "{@region} is not {given}", given=repr(region)),
-        msg(
-            "models.region.hint",
-            "write the part of each image that the processor's pixels show, in pixels, left and top first, as in "
-            "{@region=0,0,640,480}, or {@region=whole}",
-        ),
+    raise UsageError.coded(
+        "models.region",
+        "{@region} is not {given}",
+        "write the part of each image that the processor's pixels show, in pixels, left and top first, as in "
+        "{@region=0,0,640,480}, or {@region=whole}",
+        given=repr(region),
     )

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
-from vitscope._messages import msg
 from vitscope.errors import LayoutError
 
 
@@ -29,13 +28,11 @@ class Stack:
 
     def __post_init__(self) -> None:
         if any(n % p for n, p in zip(self.shape, self.patch, strict=True)):
-            raise LayoutError(
-                msg(
-                    "models.not-whole-patches",
-                    "an input of {shape} is no multiple of the patch {patch}: planes or pixels would be left out",
-                    shape=" x ".join(map(str, self.shape)),
-                    patch=" x ".join(map(str, self.patch)),
-                )
+            raise LayoutError.coded(
+                "models.not-whole-patches",
+                "an input of {shape} is no multiple of the patch {patch}: planes or pixels would be left out",
+                shape=" x ".join(map(str, self.shape)),
+                patch=" x ".join(map(str, self.patch)),
             )
 
     @property

@@ -313,13 +313,11 @@ class TracedAdapter(ClassScores):
         found = self.trace(size)
         missing = set(found.layers) - set(recorder.recorded_calls)
         if missing:
-            raise CaptureError(
-                msg(
-                    "models.calls-missing",
-                    "{missing} of {count} attention calls were not recorded in this forward",
-                    missing=len(missing),
-                    count=len(found.layers),
-                )
+            raise CaptureError.coded(
+                "models.calls-missing",
+                "{missing} of {count} attention calls were not recorded in this forward",
+                missing=len(missing),
+                count=len(found.layers),
             )
         logits = None if logits is None else logits.detach()
         recorded = join_recorded(recorder.recorded_calls, found.loops)

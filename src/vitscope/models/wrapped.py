@@ -89,17 +89,12 @@ def adapter_inside(
         log.debug("%s hands pixels on to %s, which is explained", type(model).__name__, name)
         return known
     if processor is None and not as_given:
-        raise ModelError(
-            msg(
-                "models.wrapper-changes-pixels",
-                "{wrapper} changes the pixels before they reach the {model} in it, and what it expects is not known",
-                wrapper=type(model).__name__,
-                model=name,
-            ),
-            msg(
-                "models.wrapper-changes-pixels.hint",
-                "pass the model inside, or {@processor=...}: a function from a Pillow image to the wrapper's pixels",
-            ),
+        raise ModelError.coded(
+            "models.wrapper-changes-pixels",
+            "{wrapper} changes the pixels before they reach the {model} in it, and what it expects is not known",
+            "pass the model inside, or {@processor=...}: a function from a Pillow image to the wrapper's pixels",
+            wrapper=type(model).__name__,
+            model=name,
         )
     notes: tuple[Message, ...] = ()
     if processor is None and not whole:

@@ -59,9 +59,8 @@ class Curve:
 def curves(panels: Sequence[Curve], unit: str, title: str = "") -> Image.Image:
     """Draw curves side by side on one vertical scale; raise a UsageError for none."""
     if not panels:
-        raise UsageError(
-            msg("render.no-curves", "there is nothing to draw: no curves"),
-            msg("render.no-curves.hint", "measure deletion or insertion"),
+        raise UsageError.coded(
+            "render.no-curves", "there is nothing to draw: no curves", "measure deletion or insertion"
         )
     figure = new_figure((len(panels) * _SIDE, _TALL + (0.3 if title else 0)))
     for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False, sharey=True).flat, panels, strict=True):

@@ -92,9 +92,8 @@ class Style:
                 given = {"name": name, "most": most, "value": repr(number)}
                 raise UsageError(msg("render.out-of-range", "{@*name} lies between 0 and {most}, not {value}", **given))
         if self.style == "notebook" and self.colorbar:
-            raise UsageError(
-                msg("render.no-colorbar", "the style 'notebook' has no colour scale to draw"),
-                msg("render.no-colorbar.hint", "leave out {@colorbar}"),
+            raise UsageError.coded(
+                "render.no-colorbar", "the style 'notebook' has no colour scale to draw", "leave out {@colorbar}"
             )
         _colours(str(self.cmap))  # what is no text is no name
 
@@ -114,13 +113,11 @@ class Style:
         plain = {f.name: f.default for f in fields(cls)}
         fixed = [name for name in ("opacity", "smooth", "blur", "cmap", "norm") if getattr(chosen, name) != plain[name]]
         if chosen.style == "notebook" and fixed:
-            raise UsageError(
-                msg(
-                    "render.notebook-is-fixed",
-                    "the style 'notebook' draws as the recipe was published, and takes no {options}",
-                    options=", ".join("blocks" if name == "smooth" else name for name in fixed),
-                ),
-                msg("render.notebook-is-fixed.hint", "leave it out, or take the style 'grey'"),
+            raise UsageError.coded(
+                "render.notebook-is-fixed",
+                "the style 'notebook' draws as the recipe was published, and takes no {options}",
+                "leave it out, or take the style 'grey'",
+                options=", ".join("blocks" if name == "smooth" else name for name in fixed),
             )
         if chosen.style != "grey":
             return chosen

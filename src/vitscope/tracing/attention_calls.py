@@ -26,9 +26,8 @@ def fused_attention(
 ) -> Tensor:
     """Run `scaled_dot_product_attention`."""
     if not isinstance(value, TokenTensor):
-        raise LayoutError(
-            msg("tracing.values-not-from-image", "the values of an attention call do not come from the image"),
-            CAPTURE_HINT,
+        raise LayoutError.coded(
+            "tracing.values-not-from-image", "the values of an attention call do not come from the image", CAPTURE_HINT
         )
     if value.shape[-3] != query.shape[-3] and query.ndim > 3:
         repeated = value.repeat_interleave(query.shape[-3] // value.shape[-3], -3)
@@ -65,13 +64,11 @@ def matmul(network: AveragedNetwork, a: Any, b: Any, *_: Any) -> Tensor:
     """Multiply: attention with values, tokens with weights, or tokens with tokens."""
     if isinstance(a, AttentionTensor):
         if a.shape[-1] != b.shape[-2]:
-            raise LayoutError(
-                msg(
-                    "tracing.attention-times-shape",
-                    "attention of shape {shape} is multiplied with {other}",
-                    shape=tuple(a.shape),
-                    other=tuple(b.shape),
-                )
+            raise LayoutError.coded(
+                "tracing.attention-times-shape",
+                "attention of shape {shape} is multiplied with {other}",
+                shape=tuple(a.shape),
+                other=tuple(b.shape),
             )
         return network.attend(b, a.shape[-2], a.event)
     if isinstance(b, AttentionTensor):
@@ -135,12 +132,10 @@ def _einsum_of_attention(
         return weights
     lead = [c for c in probs if c not in (*key, *query)]
     if len(key) != 1 or len(query) > 1 or not (query or {*lead} <= {*value}):
-        raise LayoutError(
-            msg(
-                "tracing.einsum-of-attention",
-                "einsum '{equation}' of attention with tokens is not supported",
-                equation=equation,
-            )
+        raise LayoutError.coded(
+            "tracing.einsum-of-attention",
+            "einsum '{equation}' of attention with tokens is not supported",
+            equation=equation,
         )
     moved = tokens.permute([value.index(c) for c in [*lead, *key, *channel]]).flatten(len(lead) + 1)
     moved = moved if channel else moved[..., None]

@@ -237,13 +237,11 @@ class AveragedNetworkMode(AveragedNetwork, TorchFunctionMode):
         if name in ("sort", "topk") and self._same_along(name, x, args, kwargs):
             return ranked(token_tensors(func(*args, **kwargs), tokens))
         if name == "cumsum" and not x.product and not self._same_along(name, x, args, kwargs):
-            raise LayoutError(
-                msg(
-                    "tracing.running-sum",
-                    "a running sum over tokens of shape {shape} moves information between them outside of attention",
-                    shape=tuple(x.shape),
-                ),
+            raise LayoutError.coded(
+                "tracing.running-sum",
+                "a running sum over tokens of shape {shape} moves information between them outside of attention",
                 CAPTURE_HINT,
+                shape=tuple(x.shape),
             )
         if name in POINTWISE or (name == "log_softmax" and self._same_along(name, x, args, kwargs)):
             same = token_tensor(x.clone() if name == "clone" else x.view_as(x), x, product=x.product)
@@ -272,14 +270,12 @@ class AveragedNetworkMode(AveragedNetwork, TorchFunctionMode):
         raise self._unsupported(name, x)
 
     def _unsupported(self, name: str, x: Tensor) -> LayoutError:
-        return LayoutError(
-            msg(
-                "tracing.unsupported-function",
-                "torch's '{function}' is not supported on tokens of shape {shape}: where they go is not known",
-                function=name,
-                shape=tuple(x.shape),
-            ),
+        return LayoutError.coded(
+            "tracing.unsupported-function",
+            "torch's '{function}' is not supported on tokens of shape {shape}: where they go is not known",
             CAPTURE_HINT,
+            function=name,
+            shape=tuple(x.shape),
         )
 
     def _note_convolution(self, x: TokenTensor, kernel: Sequence[int]) -> None:

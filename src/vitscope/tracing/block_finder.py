@@ -70,14 +70,12 @@ def find_block_map(run: Run, model: nn.Module, size: tuple[int, int], found: Tra
             msg("tracing.last-block-without-grid", "the tokens around its last attention layer fill no grid of patches")
         )
     if last.share < _NEARLY_ALL:
-        raise UnsupportedError(
-            msg(
-                "tracing.parallel-branches",
-                "only {share} of what the answer reads of the image passes through the tokens of its last block "
-                "({block}): the model has parallel branches, and a map of one branch would show a part of the answer",
-                share=f"{last.share:.0%}",
-                block=last.block,
-            )
+        raise UnsupportedError.coded(
+            "tracing.parallel-branches",
+            "only {share} of what the answer reads of the image passes through the tokens of its last block "
+            "({block}): the model has parallel branches, and a map of one branch would show a part of the answer",
+            share=f"{last.share:.0%}",
+            block=last.block,
         )
     return BlockMap(blocks)
 

@@ -100,16 +100,12 @@ class StagedHiddenStates:
                 msg("tracing.layer-without-grid.hint", "choose another layer"),
             )
         if at == "output" and io.output is None:
-            raise UsageError(
-                msg(
-                    "tracing.output-without-patches",
-                    "block {layer} ({block}) returns no patch tokens",
-                    layer=layer,
-                    block=io.block,
-                ),
-                msg(
-                    "tracing.output-without-patches.hint", "use {@O:at=norm} or {@O:at=input}, or choose another layer"
-                ),
+            raise UsageError.coded(
+                "tracing.output-without-patches",
+                "block {layer} ({block}) returns no patch tokens",
+                "use {@O:at=norm} or {@O:at=input}, or choose another layer",
+                layer=layer,
+                block=io.block,
             )
         site = {"input": io.input, "norm": io.norm, "output": io.output}[at] or io.input
         tokens, location = site.arrangement, _location(layer, io, at)

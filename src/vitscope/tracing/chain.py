@@ -7,7 +7,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vitscope._messages import msg
 from vitscope.attention import Block, Chain, Dense, Factored, GraphOutput, vecmat
 from vitscope.attention.model_modes import own_state
 from vitscope.attention.recorder import RecordedCall
@@ -73,12 +72,10 @@ class OperatorChain:
         plan, averages = self.plan, self.averages
         if callable(residual_weight):
             if attention_weight != 1.0:
-                raise UsageError(
-                    msg(
-                        "tracing.query-residual-weights",
-                        "a residual weight for each query needs an attention weight of 1, got {weight}",
-                        weight=attention_weight,
-                    )
+                raise UsageError.coded(
+                    "tracing.query-residual-weights",
+                    "a residual weight for each query needs an attention weight of 1, got {weight}",
+                    weight=attention_weight,
                 )
             skips = {
                 event: self._head_axes(event).repeat(residual_weight(self.blocks[numbers[event]])) for event in active
@@ -149,12 +146,10 @@ def operator_chain(
         pixels = torch.zeros(*size, device=input_device(model))
         network, start, out = run_averaged(run, model, pixels, plan, recorded, channels=found.channels)
         if len(network.merges) <= max(found.finest.merges, default=0) or len(network.leaves) != len(found.leaf_sizes):
-            raise LayoutError(
-                msg(
-                    "tracing.other-path",
-                    "{model} took another path with this batch than with the image it was traced with",
-                    model=type(model).__name__,
-                )
+            raise LayoutError.coded(
+                "tracing.other-path",
+                "{model} took another path with this batch than with the image it was traced with",
+                model=type(model).__name__,
             )
         leaves = tuple(leaf for (_, leaf), count in zip(network.leaves, found.leaf_sizes, strict=True) if count)
         return AveragedRun(out / found.kept, found.finest.tensors(network.merges, start), leaves)

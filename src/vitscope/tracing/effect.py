@@ -101,26 +101,22 @@ def check_effect(  # noqa: C901 - what hooks see is put together here
     working = {layer for event, layer in layers.items() if effect.get(event, True)}
     idle = [number for number, event in enumerate(found.layers) if event not in working]
     if idle and not working and found.pool is None and not _untrained(model):
-        raise LayoutError(
-            msg(
-                "tracing.no-effect",
-                "the answer of {model} does not depend on the result of any attention call: it is multiplied with "
-                "zero, cut off or thrown away",
-                model=name,
-            ),
+        raise LayoutError.coded(
+            "tracing.no-effect",
+            "the answer of {model} does not depend on the result of any attention call: it is multiplied with "
+            "zero, cut off or thrown away",
             CAPTURE_HINT,
+            model=name,
         )
     patches = found.readout[len(found.layout.prefix) :]
     alone = found.isotropic and (found.pool is not None or not patches.any()) and not hidden
     if alone and float(beside.abs().amax()) > _LEAK * float(whole.abs().amax()):
-        raise LayoutError(
-            msg(
-                "tracing.beside-attention",
-                "the image reaches the tokens that {model} reads without passing through the attention calls that were "
-                "recorded: the map would leave that out",
-                model=name,
-            ),
+        raise LayoutError.coded(
+            "tracing.beside-attention",
+            "the image reaches the tokens that {model} reads without passing through the attention calls that were "
+            "recorded: the map would leave that out",
             CAPTURE_HINT,
+            model=name,
         )
     if not idle:
         return ()
@@ -138,13 +134,11 @@ def check_recorded(recorder: AttentionRecorder) -> None:
     """Raise an error where a captured forward has attention that cannot be recorded, or whose tokens are not traced."""
     recorder.check()
     if recorder.nested:
-        raise LayoutError(
-            msg(
-                "tracing.nested",
-                "{module} computes attention of nested tensors: where their tokens lie on the image cannot be followed",
-                module=recorder.nested,
-            ),
+        raise LayoutError.coded(
+            "tracing.nested",
+            "{module} computes attention of nested tensors: where their tokens lie on the image cannot be followed",
             CAPTURE_HINT,
+            module=recorder.nested,
         )
 
 
@@ -156,18 +150,12 @@ def check_repeats(model: nn.Module, first: list[Tensor], second: list[Tensor]) -
         for one, other in pairs
     ):
         return
-    raise LayoutError(
-        msg(
-            "tracing.random-model",
-            "{model} in evaluation mode ran on the same pixels in two ways: the map of one forward is not that of the "
-            "next",
-            model=type(model).__name__,
-        ),
-        msg(
-            "tracing.random-model.hint",
-            "switch off what draws random numbers in its forward, such as a random mask, or dropout without "
-            "training=self.training",
-        ),
+    raise LayoutError.coded(
+        "tracing.random-model",
+        "{model} in evaluation mode ran on the same pixels in two ways: the map of one forward is not that of the next",
+        "switch off what draws random numbers in its forward, such as a random mask, or dropout without "
+        "training=self.training",
+        model=type(model).__name__,
     )
 
 
@@ -175,28 +163,24 @@ def check_images(blocks: Sequence[Block], images: int, tokens: int) -> None:
     """Raise a CaptureError where calls between that many tokens are not of the images of a forward, each once."""
     for block in blocks:
         if images > 1 and block.shape[0] % images:
-            raise CaptureError(
-                msg(
-                    "tracing.images-in-a-loop",
-                    "{module} makes attention calls of {found} images in a forward of {images}: it runs them one after "
-                    "another",
-                    module=block.name,
-                    found=block.shape[0],
-                    images=images,
-                ),
-                msg("tracing.images-in-a-loop.hint", "use {@batch_size=1}, or call attention once for the batch"),
+            raise CaptureError.coded(
+                "tracing.images-in-a-loop",
+                "{module} makes attention calls of {found} images in a forward of {images}: it runs them one after "
+                "another",
+                "use {@batch_size=1}, or call attention once for the batch",
+                module=block.name,
+                found=block.shape[0],
+                images=images,
             )
         if block.shape[0] > images and block.shape[2] == tokens:
-            raise CaptureError(
-                msg(
-                    "tracing.views-in-a-batch",
-                    "{module} makes attention calls of {found} images in a forward of {images}: which of them, such as "
-                    "views of one image, the answer is made of is not known",
-                    module=block.name,
-                    found=block.shape[0],
-                    images=images,
-                ),
-                msg("tracing.views-in-a-batch.hint", "explain the model on one view of each image"),
+            raise CaptureError.coded(
+                "tracing.views-in-a-batch",
+                "{module} makes attention calls of {found} images in a forward of {images}: which of them, such as "
+                "views of one image, the answer is made of is not known",
+                "explain the model on one view of each image",
+                module=block.name,
+                found=block.shape[0],
+                images=images,
             )
 
 

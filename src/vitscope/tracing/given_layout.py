@@ -198,18 +198,13 @@ def _beside_note(count: int, layout: TokenLayout) -> Message:
 
 
 def _uneven(layout: TokenLayout, model: nn.Module) -> LayoutError:
-    return LayoutError(
-        msg(
-            "tracing.given-uneven",
-            "by the pixels that reach the tokens of {model}, the patches of the layout {layout} are not evenly spaced, "
-            "as where it repeats or mirrors the border of the image",
-            layout=str(layout),
-            model=type(model).__name__,
-        ),
-        msg(
-            "tracing.given-uneven.hint",
-            "pad the image in its preprocessing instead of inside the model, with a flat colour",
-        ),
+    return LayoutError.coded(
+        "tracing.given-uneven",
+        "by the pixels that reach the tokens of {model}, the patches of the layout {layout} are not evenly spaced, "
+        "as where it repeats or mirrors the border of the image",
+        "pad the image in its preprocessing instead of inside the model, with a flat colour",
+        layout=str(layout),
+        model=type(model).__name__,
     )
 
 
@@ -217,24 +212,18 @@ def _elsewhere(layout: TokenLayout, told: tuple[float, ...], found: tuple[float,
     def box(ends: tuple[float, ...]) -> str:
         return "({})".format(", ".join(f"{end:g}" for end in ends))
 
-    return LayoutError(
-        msg(
-            "tracing.other-cells",
-            "the layout {layout} puts the patches' cells into {told}, in pixels of the input, but by the pixels that "
-            "reach the tokens of {model} they tile {found}",
-            layout=str(layout),
-            told=box(told),
-            model=type(model).__name__,
-            found=box(found),
-        ),
-        msg(
-            "tracing.other-cells.hint",
-            "say so: layout=vitscope.TokenLayout({prefix}, {grid}, cells={found}); patches beside the image are then "
-            "left out of the picture",
-            prefix=str(layout.prefix),
-            grid=str(layout.grid),
-            found=box(found),
-        ),
+    return LayoutError.coded(
+        "tracing.other-cells",
+        "the layout {layout} puts the patches' cells into {told}, in pixels of the input, but by the pixels that "
+        "reach the tokens of {model} they tile {found}",
+        "say so: layout=vitscope.TokenLayout({prefix}, {grid}, cells={found}); patches beside the image are then "
+        "left out of the picture",
+        layout=str(layout),
+        told=box(told),
+        model=type(model).__name__,
+        found=box(found),
+        prefix=str(layout.prefix),
+        grid=str(layout.grid),
     )
 
 
@@ -265,23 +254,18 @@ def check_order(run: Run, model: nn.Module, pixels: Tensor, layout: TokenLayout)
         change = (after - before).abs().flatten(1).sum(1)
         told, found = len(layout.prefix) + row * width + column, int(change.argmax())
         if not float(change[told]) >= _OWN * float(change[found]):
-            raise LayoutError(
-                msg(
-                    "tracing.other-order",
-                    "the layout {layout} puts row {row}, column {column} at token {told} of {model}, but the pixels "
-                    "there change token {found}: the model has its tokens in another order or on another grid",
-                    layout=layout,
-                    row=row,
-                    column=column,
-                    told=told,
-                    model=type(model).__name__,
-                    found=found,
-                ),
-                msg(
-                    "tracing.other-order.hint",
-                    "tokens are the prefix first, then the patches row by row: state prefix and grid as the model has "
-                    "them, or put the tokens into that order",
-                ),
+            raise LayoutError.coded(
+                "tracing.other-order",
+                "the layout {layout} puts row {row}, column {column} at token {told} of {model}, but the pixels "
+                "there change token {found}: the model has its tokens in another order or on another grid",
+                "tokens are the prefix first, then the patches row by row: state prefix and grid as the model has "
+                "them, or put the tokens into that order",
+                layout=layout,
+                row=row,
+                column=column,
+                told=told,
+                model=type(model).__name__,
+                found=found,
             )
 
 

@@ -117,14 +117,12 @@ class AveragedNetwork:
         if self.probing and not before.product:
             count = places_along(before, axis)
             if count > _MOST_MERGED and not any(varies(after.as_subclass(Tensor), i) for i in range(1, after.ndim)):
-                raise LayoutError(
-                    msg(
-                        "tracing.mixed-outside",
-                        "a learned map makes one number of {count} tokens at once, outside of attention: how much of "
-                        "each the answer reads is not known",
-                        count=count,
-                    ),
+                raise LayoutError.coded(
+                    "tracing.mixed-outside",
+                    "a learned map makes one number of {count} tokens at once, outside of attention: how much of "
+                    "each the answer reads is not known",
                     CAPTURE_HINT,
+                    count=count,
                 )
         return self.merge(before, after, axis, always)
 
@@ -238,13 +236,11 @@ class AveragedNetwork:
     def _sum(self, a: TokenTensor, b: TokenTensor, shape: tuple[int, ...]) -> Tensor:
         """Add tokens outside of residual connections: their mean, weighted by the numbers before them."""
         if "gated" in a.marks | b.marks and apart([a, b]):
-            raise LayoutError(
-                msg(
-                    "tracing.weighted-runs",
-                    "several runs of attention layers, such as views of the image, or models, are weighted with "
-                    "numbers computed from the image before they are added: how much of each the answer reads is not "
-                    "known",
-                ),
+            raise LayoutError.coded(
+                "tracing.weighted-runs",
+                "several runs of attention layers, such as views of the image, or models, are weighted with "
+                "numbers computed from the image before they are added: how much of each the answer reads is not "
+                "known",
                 _ONE_RUN,
             )
         if "extreme" in a.marks | b.marks:
@@ -252,11 +248,9 @@ class AveragedNetwork:
         if min(a.factor, b.factor) > 0:
             return _mean_of(a, b, shape, a.factor / (a.factor + b.factor))
         if a.attended and b.attended and self.probing and (apart([a, b]) or not same_places(a, b)):
-            raise LayoutError(
-                msg(
-                    "tracing.subtracted",
-                    "tokens are subtracted from tokens of other places: how much of each the answer reads is not known",
-                ),
+            raise LayoutError.coded(
+                "tracing.subtracted",
+                "tokens are subtracted from tokens of other places: how much of each the answer reads is not known",
                 CAPTURE_HINT,
             )
         return _mean_of(a, b, shape)
@@ -264,14 +258,12 @@ class AveragedNetwork:
     def check_same_places(self, content: TokenTensor, other: TokenTensor) -> None:
         """Raise a LayoutError where tokens of other places are added to tokens, which mixes them outside attention."""
         if self.probing and not same_places(content, other):
-            raise LayoutError(
-                msg(
-                    "tracing.added-elsewhere",
-                    "what is computed from other tokens (such as their mean) is added to tokens of shape {shape}: "
-                    "information moves between tokens outside of attention",
-                    shape=tuple(content.shape),
-                ),
+            raise LayoutError.coded(
+                "tracing.added-elsewhere",
+                "what is computed from other tokens (such as their mean) is added to tokens of shape {shape}: "
+                "information moves between tokens outside of attention",
                 CAPTURE_HINT,
+                shape=tuple(content.shape),
             )
 
 
@@ -288,14 +280,12 @@ def apart(parts: Sequence[TokenTensor]) -> bool:
 
 def choice_refused(function: str) -> LayoutError:
     """Return the error of a function that takes the larger of several runs' numbers."""
-    return LayoutError(
-        msg(
-            "tracing.chosen-run",
-            "'{function}' chooses by their values between several runs of attention layers, such as views of the "
-            "image, or models: which of them is read differs from class to class and from image to image",
-            function=function,
-        ),
+    return LayoutError.coded(
+        "tracing.chosen-run",
+        "'{function}' chooses by their values between several runs of attention layers, such as views of the "
+        "image, or models: which of them is read differs from class to class and from image to image",
         _ONE_RUN,
+        function=function,
     )
 
 

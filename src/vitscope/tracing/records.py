@@ -17,18 +17,13 @@ CAPTURE_HINT = msg(
 
 def calls_by_image(model: str) -> LayoutError:
     """Return the error of a model that runs on the images of a batch one after another."""
-    return LayoutError(
-        msg(
-            "tracing.calls-by-image",
-            "{model} makes other attention calls for four images than for one, as it does with a loop over images: "
-            "tracing runs four at once, so it cannot follow the tokens",
-            model=model or msg("tracing.the-model", "the model"),
-        ),
-        msg(
-            "tracing.calls-by-image.hint",
-            "pass the layout, layout=vitscope.TokenLayout(prefix=('cls',), grid=(rows, columns)), or call attention "
-            "once for the batch",
-        ),
+    return LayoutError.coded(
+        "tracing.calls-by-image",
+        "{model} makes other attention calls for four images than for one, as it does with a loop over images: "
+        "tracing runs four at once, so it cannot follow the tokens",
+        "pass the layout, layout=vitscope.TokenLayout(prefix=('cls',), grid=(rows, columns)), or call attention "
+        "once for the batch",
+        model=model or msg("tracing.the-model", "the model"),
     )
 
 
@@ -113,13 +108,11 @@ def places_along(x: Tensor, axis: int) -> int:
 
 def ranked_answer() -> LayoutError:
     """Return the error of an answer whose numbers stand by their size, or are the largest of several."""
-    return LayoutError(
-        msg(
-            "tracing.ranked-answer",
-            "the model sorts the numbers of its answer by size, or keeps the largest: which class each one is differs "
-            "from image to image",
-        ),
-        msg("tracing.ranked-answer.hint", "pass the model before that step, with one number for each class"),
+    return LayoutError.coded(
+        "tracing.ranked-answer",
+        "the model sorts the numbers of its answer by size, or keeps the largest: which class each one is differs "
+        "from image to image",
+        "pass the model before that step, with one number for each class",
     )
 
 
@@ -131,18 +124,13 @@ def check_functions(out: Any, model: nn.Module) -> None:
         node = waiting.pop()
         function = getattr(node, "_forward_cls", None)
         if function is not None and not function.__module__.startswith("vitscope."):
-            raise LayoutError(
-                msg(
-                    "tracing.autograd-function",
-                    "{model} runs {function}, an autograd.Function with a backward pass of its own: where tokens go "
-                    "in it is not known",
-                    model=type(model).__name__,
-                    function=function.__name__,
-                ),
-                msg(
-                    "tracing.autograd-function.hint",
-                    "run the same computation with torch's own functions, such as scaled_dot_product_attention",
-                ),
+            raise LayoutError.coded(
+                "tracing.autograd-function",
+                "{model} runs {function}, an autograd.Function with a backward pass of its own: where tokens go "
+                "in it is not known",
+                "run the same computation with torch's own functions, such as scaled_dot_product_attention",
+                model=type(model).__name__,
+                function=function.__name__,
             )
         for following, _ in node.next_functions:
             if following is not None and following not in seen:

@@ -121,31 +121,24 @@ def check_cover(finest: FinestTokens, merges: list[TokenMerge], size: tuple[int,
         if max(centres[0], length - centres[1]) <= 1.495 * step:
             off = np.abs(middles - even).max() * count / length
             if off > _UNEVEN or np.diff(middles).min() < _UNEVEN * length / count:
-                raise LayoutError(
-                    msg(
-                        "tracing.uneven",
-                        "the patches lie up to {off} of a patch off an even grid, as where the model repeats or "
-                        "mirrors the border of the image, or convolutions and pooling reach far beyond a patch",
-                        off=f"{off:.2f}",
-                    ),
-                    msg(
-                        "tracing.uneven.hint",
-                        "pad the image in its preprocessing instead of inside the model, with a flat colour; or pass "
-                        "the layout of all patches, also of those beside the image, which is checked: "
-                        "layout=vitscope.TokenLayout(prefix=..., grid=(rows, columns))",
-                    ),
+                raise LayoutError.coded(
+                    "tracing.uneven",
+                    "the patches lie up to {off} of a patch off an even grid, as where the model repeats or "
+                    "mirrors the border of the image, or convolutions and pooling reach far beyond a patch",
+                    "pad the image in its preprocessing instead of inside the model, with a flat colour; or pass "
+                    "the layout of all patches, also of those beside the image, which is checked: "
+                    "layout=vitscope.TokenLayout(prefix=..., grid=(rows, columns))",
+                    off=f"{off:.2f}",
                 )
         else:
-            raise LayoutError(
-                msg(
-                    "tracing.cropped",
-                    "the tokens show {first} to {last} of {length} pixels: the model leaves out the rest of the image "
-                    "by itself",
-                    first=f"{centres[0] - step / 2:.0f}",
-                    last=f"{centres[1] + step / 2:.0f}",
-                    length=length,
-                ),
-                msg("tracing.cropped.hint", "crop the image in its preprocessing instead of inside the model"),
+            raise LayoutError.coded(
+                "tracing.cropped",
+                "the tokens show {first} to {last} of {length} pixels: the model leaves out the rest of the image "
+                "by itself",
+                "crop the image in its preprocessing instead of inside the model",
+                first=f"{centres[0] - step / 2:.0f}",
+                last=f"{centres[1] + step / 2:.0f}",
+                length=length,
             )
 
 
@@ -224,13 +217,11 @@ def find_finest_tokens(merges: list[TokenMerge], start: Tensor, out: Tensor) -> 
     if dividing:
         finest = max(dividing, key=lambda g: g.grid[0] * g.grid[1])
         return FinestTokens((), finest.order, finest.grid)
-    raise LayoutError(
-        msg("tracing.no-grid", "no grid of patch tokens was found that everything the answer reads passes through"),
-        msg(
-            "tracing.no-grid.hint",
-            "pass the layout: layout=vitscope.TokenLayout(prefix=..., grid=(rows, columns)), of all tokens, those that "
-            "the model itself puts around the image too",
-        ),
+    raise LayoutError.coded(
+        "tracing.no-grid",
+        "no grid of patch tokens was found that everything the answer reads passes through",
+        "pass the layout: layout=vitscope.TokenLayout(prefix=..., grid=(rows, columns)), of all tokens, those that "
+        "the model itself puts around the image too",
     )
 
 

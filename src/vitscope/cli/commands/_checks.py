@@ -188,13 +188,11 @@ def expand_folders(images: list[str]) -> list[str]:
         known = path_exists(Path(image)) or not has_magic(image)
         for one in [image] if known else sorted(glob(image, recursive=True)) or [image]:  # noqa: PTH207 - no hidden files
             if holds_results(Path(one)):
-                raise UsageError(
-                    msg("cli.results-as-images", "{path} holds results of vitscope, not photos", path=one),
-                    msg(
-                        "cli.results-as-images.hint",
-                        "give the photo; in Python, scope.measure(vitscope.Explanation.load(FOLDER)) measures a saved "
-                        "map",
-                    ),
+                raise UsageError.coded(
+                    "cli.results-as-images",
+                    "{path} holds results of vitscope, not photos",
+                    "give the photo; in Python, scope.measure(vitscope.Explanation.load(FOLDER)) measures a saved map",
+                    path=one,
                 )
             inside = sorted(Path(one).iterdir()) if Path(one).is_dir() else []
             files = [str(path) for path in inside if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()]

@@ -40,10 +40,7 @@ class _Stated:
         for word in args[: args.index("--")] if "--" in args else args:
             name = word.partition("=")[0]
             if len(name) > 2 and name[1] != "-" and f"-{name}" in flags:  # -method is read as -m ethod
-                raise UsageError(
-                    msg("cli.one-dash", "{word} has one dash", word=name),
-                    msg("cli.one-dash.hint", "write -{word}", word=name),
-                )
+                raise UsageError.coded("cli.one-dash", "{word} has one dash", "write -{word}", word=name)
         _, _, given = super().make_parser(ctx).parse_args(args=[*args])  # type: ignore[misc]
         for one in given:
             once = one.param_type_name == "option" and not (one.multiple or one.is_flag or one.count)
@@ -55,9 +52,8 @@ class _Stated:
                     else msg("cli.given-twice.hint", "give it once"),
                 )
         if {"as_json", "format_"} <= {one.name for one in given}:
-            raise UsageError(
-                msg("cli.two-forms", "--json and --format say two forms of what is printed"),
-                msg("cli.two-forms.hint", "give one of them"),
+            raise UsageError.coded(
+                "cli.two-forms", "--json and --format say two forms of what is printed", "give one of them"
             )
         try:
             parsed: list[str] = super().parse_args(ctx, args)  # type: ignore[misc]
@@ -86,13 +82,11 @@ class Group(_Stated, TyperGroup):
         flag = args[0].partition("=")[0] if args and args[0].startswith("-") else ""
         own = {text for one in self.get_params(ctx) for text in one.opts}
         if flag not in own and any(flag in one.opts for command in self.commands.values() for one in command.params):
-            raise UsageError(
-                msg(
-                    "cli.option-first",
-                    "{option} is an option of commands, and no command stands before it",
-                    option=flag,
-                ),
-                msg("cli.option-first.hint", "write vitscope COMMAND ... {option}", option=flag),
+            raise UsageError.coded(
+                "cli.option-first",
+                "{option} is an option of commands, and no command stands before it",
+                "write vitscope COMMAND ... {option}",
+                option=flag,
             )
         return super().parse_args(ctx, args)
 
@@ -177,14 +171,12 @@ def _parser(name: str, kind: str, least: float | None, most: float | None) -> Ca
                 if kind == "int"
                 else msg("cli.number", "a number{bounds}", bounds=bounds)
             )
-            raise UsageError(
-                msg(
-                    "cli.not-a-number",
-                    "{option} is {wanted}, not {given}",
-                    option=f"--{name.replace('_', '-')}",
-                    wanted=wanted,
-                    given=repr(text),
-                )
+            raise UsageError.coded(
+                "cli.not-a-number",
+                "{option} is {wanted}, not {given}",
+                option=f"--{name.replace('_', '-')}",
+                wanted=wanted,
+                given=repr(text),
             )
         return found
 

@@ -26,9 +26,8 @@ def out_folder(path: Path | None, *endings: str) -> Path | None:
         )
     for one in path.parents if ending in endings else (path, *path.parents):
         if path_exists(one) and not one.is_dir():
-            raise UsageError(
-                msg("cli.out-below-a-file", "--out expects a folder, and {path} is a file", path=one),
-                msg("cli.out-below-a-file.hint", "choose another path"),
+            raise UsageError.coded(
+                "cli.out-below-a-file", "--out expects a folder, and {path} is a file", "choose another path", path=one
             )
     return path
 

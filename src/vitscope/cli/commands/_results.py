@@ -137,12 +137,10 @@ def recorded_model(
         if said.get(name) and not options.get(name)
     ]
     if missing:
-        raise UsageError(
-            msg(
-                "cli.view-loads",
-                "this was made with {options}: what a file of results names is loaded only when you say so",
-                options=" ".join(missing),
-            ),
-            msg("cli.view-loads.hint", "if you trust them, add {options}", options=" ".join(missing)),
+        raise UsageError.coded(
+            "cli.view-loads",
+            "this was made with {options}: what a file of results names is loaded only when you say so",
+            "if you trust them, add {options}",
+            options=" ".join(missing),
         )
     return model or recorded, options

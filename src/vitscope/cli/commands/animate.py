@@ -48,13 +48,12 @@ def animate(
         problem = msg("cli.not-animated", "--out expects a .gif or .webp file, not {path}", path=out)
         raise UsageError(problem, msg("cli.not-animated.hint", "for example -o layers.gif"))
     if not (0.1 <= rate <= 50 and 64 <= width <= 4096):
-        problem = msg(
+        raise UsageError.coded(
             "cli.animation-range",
             "--rate must be between 0.1 and 50 and --width between 64 and 4096, not {rate} and {width}",
             rate=f"{rate:g}",
             width=width,
         )
-        raise UsageError(problem)
     model.check_image(image)
     path = results.require_free(out, force, image)
     style, scope = drawing.style(), model.load()

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vitscope._messages import msg
 from vitscope._version import __version__
 from vitscope.cli import console
 from vitscope.cli.commands import _checks as checks
@@ -108,15 +107,9 @@ def batch(
     )
     check_output(out, resume=resume)
     if film is not None and not overlays:
-        raise UsageError(
-            msg("cli.film-needs-overlays", "--film makes its video of overlays"),
-            msg("cli.film-needs-overlays.hint", "add --overlays"),
-        )
+        raise UsageError.coded("cli.film-needs-overlays", "--film makes its video of overlays", "add --overlays")
     if ray_address and engine != "ray":
-        raise UsageError(
-            msg("cli.address-needs-ray", "--ray-address is for --engine ray"),
-            msg("cli.address-needs-ray.hint", "add --engine ray"),
-        )
+        raise UsageError.coded("cli.address-needs-ray", "--ray-address is for --engine ray", "add --engine ray")
     scope = model.load()
     with console.collection_progress() as progress:
         if console.err.is_terminal:

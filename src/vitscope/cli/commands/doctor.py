@@ -13,7 +13,6 @@ from typing import Annotated, Any
 import typer
 
 from vitscope._files import path_exists
-from vitscope._messages import msg
 from vitscope._version import __version__
 from vitscope.cli import console
 from vitscope.cli.commands import _options as opt
@@ -80,9 +79,8 @@ def cache(
 
     folder = cache_dir()
     if path_exists(folder) and not folder.is_dir():
-        raise UsageError(
-            msg("cli.cache-is-a-file", "the cache {path} is not a folder", path=folder),
-            msg("cli.cache-is-a-file.hint", "set VITSCOPE_CACHE to a folder"),
+        raise UsageError.coded(
+            "cli.cache-is-a-file", "the cache {path} is not a folder", "set VITSCOPE_CACHE to a folder", path=folder
         )
     weights = {path: _bytes(path) for path in cached_weights()}
     if clear:

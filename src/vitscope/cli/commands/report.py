@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vitscope._files import atomic_write
-from vitscope._messages import msg
 from vitscope.cli import console
 from vitscope.cli.commands import _checks as checks
 from vitscope.cli.commands import _options as opt
@@ -132,15 +131,13 @@ def _load(made: "RowMade", model: str | None, flags: opt.LoadFlags) -> "Scope":
         options["revision"] = commit
     scope = opt.load(chosen, **{**options, "dtype": made.dtype})
     if scope.adapter.weights != made.weights:
-        raise UsageError(
-            msg(
-                "cli.view-other-weights",
-                "the row was made with the weights {recorded}, {model} has {found}",
-                recorded=made.weights,
-                model=chosen,
-                found=scope.adapter.weights,
-            ),
-            msg("cli.view-other-weights.hint", "name the model that the batch used"),
+        raise UsageError.coded(
+            "cli.view-other-weights",
+            "the row was made with the weights {recorded}, {model} has {found}",
+            "name the model that the batch used",
+            recorded=made.weights,
+            model=chosen,
+            found=scope.adapter.weights,
         )
     return scope
 

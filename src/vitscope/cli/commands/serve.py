@@ -69,9 +69,8 @@ def serve(
         memory_bytes=int(keep_mb * 1e6),
     )
     if len(references) > 1 and (given := flags.changed()):
-        raise UsageError(
-            msg("cli.option-several-models", "{option} is for a single model", option=given[0]),
-            msg("cli.option-several-models.hint", "start with one --model"),
+        raise UsageError.coded(
+            "cli.option-several-models", "{option} is for a single model", "start with one --model", option=given[0]
         )
 
     def policy_for(port: int) -> access.AccessPolicy:

@@ -69,24 +69,21 @@ class AnswerReader:
                 log.debug("answer: %s of a %s", self.path or "the output itself", type(output).__name__)
             answer = _tensor(_follow(output, self.path), images)
         if not answer.is_floating_point():
-            raise UsageError(
-                msg("models.whole-numbers", "the model answers with {dtype}, not with scores", dtype=answer.dtype),
-                msg(
-                    "models.whole-numbers.hint",
-                    "pass the model before it chooses a class by {function}",
-                    function="argmax",
-                ),
+            raise UsageError.coded(
+                "models.whole-numbers",
+                "the model answers with {dtype}, not with scores",
+                "pass the model before it chooses a class by {function}",
+                dtype=answer.dtype,
+                function="argmax",
             )
         answer = _with_images(answer, images)
         if images == 1 < len(answer) and not self.shape:  # later, tokens of many images can be put after one's pixels
-            raise UsageError(
-                msg(
-                    "models.answer-rows",
-                    "the model answers with {rows} rows ({shape}) for one image",
-                    rows=len(answer),
-                    shape=" x ".join(map(str, answer.shape)),
-                ),
+            raise UsageError.coded(
+                "models.answer-rows",
+                "the model answers with {rows} rows ({shape}) for one image",
                 msg("models.one-number.hint", "an answer has one row for each image"),
+                rows=len(answer),
+                shape=" x ".join(map(str, answer.shape)),
             )
         self.shape = tuple(answer.shape)
         return answer
@@ -170,12 +167,10 @@ def _find(output: Any, chosen: Any, images: int) -> str:
     main = {path: t for path, t in main.items() if t.ndim and len(t) == images} or main
     main = _without_derived(main)
     if not main:
-        raise LayoutError(
-            msg(
-                "models.answer-without-tensor",
-                "the model answers with a {kind}, which holds no known tensor",
-                kind=type(inside).__name__,
-            )
+        raise LayoutError.coded(
+            "models.answer-without-tensor",
+            "the model answers with a {kind}, which holds no known tensor",
+            kind=type(inside).__name__,
         )
     if len(main) > 1:
         raise _several(main)
@@ -211,14 +206,13 @@ def _several(found: Mapping[str, Tensor]) -> UsageError:
     """Make the error for an output of which several tensors can be meant."""
     listed = _listed(found)
     first = _written(next(iter(found)))
-    return UsageError(
-        msg(
-            "models.several-answers",
-            "the model answers with {count} tensors, and which of them is to be explained is not known: {choices}",
-            count=len(found),
-            choices=", ".join(listed),
-        ),
-        msg("models.several-answers.hint", "choose one of them, such as {@output={first}}", first=first),
+    return UsageError.coded(
+        "models.several-answers",
+        "the model answers with {count} tensors, and which of them is to be explained is not known: {choices}",
+        "choose one of them, such as {@output={first}}",
+        count=len(found),
+        choices=", ".join(listed),
+        first=first,
     )
 
 

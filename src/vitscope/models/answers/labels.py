@@ -64,15 +64,13 @@ def _read_file(path: Path) -> dict[int, str]:
             raise UsageError(msg("models.labels.large", "{where} is larger than 16 MiB", where=where), _FORMS)
         text = path.read_text("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UsageError(
-            msg(
-                "models.labels.encoding",
-                "{where} is not UTF-8 text: byte {byte} is 0x{value}",
-                where=where,
-                byte=error.start,
-                value=f"{error.object[error.start]:02x}",
-            ),
-            msg("models.labels.encoding.hint", "save it as UTF-8"),
+        raise UsageError.coded(
+            "models.labels.encoding",
+            "{where} is not UTF-8 text: byte {byte} is 0x{value}",
+            "save it as UTF-8",
+            where=where,
+            byte=error.start,
+            value=f"{error.object[error.start]:02x}",
         ) from None
     except OSError as error:
         raise UsageError(
@@ -133,9 +131,8 @@ def _from_table(text: str, separator: str, where: Message) -> "_Pairs":
         name = next((heads.index(head) for head in _NAME_HEADS if head in heads and heads.index(head) != index), 1)
     for number, row in enumerate(rows, 1):
         if len(row) <= max(index, name):
-            raise UsageError(
-                msg("models.labels.row", "{where}: row {number} has no index and name", where=where, number=number),
-                _FORMS,
+            raise UsageError.coded(
+                "models.labels.row", "{where}: row {number} has no index and name", _FORMS, where=where, number=number
             )
     return _Pairs((row[index], row[name]) for row in rows)
 
@@ -148,14 +145,12 @@ def _checked(labels: Any, where: Message) -> dict[int, str]:
         pairs = list(labels)
     else:
         if isinstance(labels, (bytes, bytearray, Set)) or not hasattr(labels, "__iter__"):  # a set is in no order
-            raise UsageError(
-                msg(
-                    "models.labels.kind",
-                    "{where} holds no list and no mapping of class names, but a {kind}",
-                    where=where,
-                    kind=type(labels).__name__,
-                ),
+            raise UsageError.coded(
+                "models.labels.kind",
+                "{where} holds no list and no mapping of class names, but a {kind}",
                 _FORMS,
+                where=where,
+                kind=type(labels).__name__,
             )
         pairs = list(enumerate(labels))
     if isinstance(labels, (Mapping, _Pairs)) and all(isinstance(k, str) and type(v) is int for k, v in pairs):
@@ -168,15 +163,13 @@ def _checked(labels: Any, where: Message) -> dict[int, str]:
         two = isinstance(given, list) and len(given) == 2 and all(isinstance(part, str) for part in given)
         name = given[1] if two else given  # imagenet_class_index.json has a WordNet id and a name
         if not isinstance(name, (str, int)) or isinstance(name, bool) or not str(name).strip():
-            raise UsageError(
-                msg(
-                    "models.labels.name",
-                    "{where}: class {number} is called {name}, which is no name",
-                    where=where,
-                    number=number,
-                    name=repr(name),
-                ),
+            raise UsageError.coded(
+                "models.labels.name",
+                "{where}: class {number} is called {name}, which is no name",
                 _FORMS,
+                where=where,
+                number=number,
+                name=repr(name),
             )
         if number in found:
             raise UsageError(

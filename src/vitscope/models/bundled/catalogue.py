@@ -95,13 +95,12 @@ def naming_variable(reference: str) -> Iterator[None]:
 def about(name: str) -> WheelWeights:
     """Return what is known of the weights called `name`; raise a UsageError for another name."""
     if name in _FORMER:
-        raise UsageError(
-            msg(
-                "models.renamed",
-                "there is no embedded:{name}: what was called so is not DINOv2 as Meta published it",
-                name=name,
-            ),
-            msg("models.renamed.hint", "use {@model=embedded:{now}}", now=_FORMER[name]),
+        raise UsageError.coded(
+            "models.renamed",
+            "there is no embedded:{name}: what was called so is not DINOv2 as Meta published it",
+            "use {@model=embedded:{now}}",
+            name=name,
+            now=_FORMER[name],
         )
     if name not in TABLE:
         raise UnknownNameError(_KIND, name, (*NAMES, *SHIPPED))

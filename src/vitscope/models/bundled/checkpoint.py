@@ -77,13 +77,11 @@ def dinov2_tensors(entry: WheelWeights, onnx: bytes) -> dict[str, Float32[np.nda
     found["embeddings.mask_token"] = np.zeros((1, width), np.float32)  # used in pretraining only; not in the file
     wrong = [n for n in shapes.keys() | found.keys() if n not in found or found[n].shape != shapes.get(n)]
     if wrong:
-        raise ModelError(
-            msg(
-                "models.other-onnx-tensors",
-                "{file} has other tensors than Dinov2Model: {names}",
-                file=entry.member,
-                names=", ".join(sorted(wrong)[:3]),
-            )
+        raise ModelError.coded(
+            "models.other-onnx-tensors",
+            "{file} has other tensors than Dinov2Model: {names}",
+            file=entry.member,
+            names=", ".join(sorted(wrong)[:3]),
         )
     return {name: np.ascontiguousarray(found[name], np.float32) for name in shapes}
 

@@ -172,14 +172,12 @@ def _workspace(place: Path) -> Iterator[Path]:
         with tempfile.TemporaryDirectory(prefix="tmp-", dir=place, ignore_cleanup_errors=True) as work:
             yield Path(work)
     except OSError as error:
-        raise ModelError(
-            msg(
-                "models.cache-not-writable",
-                "cannot write to {folder}: {reason}",
-                folder=place,
-                reason=error.strerror or str(error) or type(error).__name__,
-            ),
-            msg("models.cache-not-writable.hint", "set VITSCOPE_CACHE to a writable folder"),
+        raise ModelError.coded(
+            "models.cache-not-writable",
+            "cannot write to {folder}: {reason}",
+            "set VITSCOPE_CACHE to a writable folder",
+            folder=place,
+            reason=error.strerror or str(error) or type(error).__name__,
         ) from error
 
 

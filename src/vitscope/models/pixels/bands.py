@@ -57,17 +57,13 @@ def fitted(picture: Picture, bands: int) -> Picture:
         note = msg("models.to-grey", "its colours became grey (ITU-R 601), as the model has one channel")
         noted = () if grey or note in picture.notes else (note,)
         return Picture(picture.pixels, picture.name, picture.source, (*picture.notes, *noted))
-    raise ImageError(
-        msg(
-            "models.other-bands",
-            "the model takes images of {bands} bands, {source} has {given}",
-            bands=bands,
-            source=picture.source,
-            given=picture.bands,
-        ),
-        msg(
-            "models.other-bands.hint", "pass an array (H, W, {bands}), or a TIFF of so many bands or pages", bands=bands
-        ),
+    raise ImageError.coded(
+        "models.other-bands",
+        "the model takes images of {bands} bands, {source} has {given}",
+        "pass an array (H, W, {bands}), or a TIFF of so many bands or pages",
+        bands=bands,
+        source=picture.source,
+        given=picture.bands,
     )
 
 
@@ -221,13 +217,11 @@ class BandPreprocessing:
             self._regions[picture.size] = photo(Picture(picture.pixels))[1]
         region = self._regions[picture.size]
         if region.input != tuple(pixels.shape[1:]):
-            raise LayoutError(
-                msg(
-                    "models.band-processor-sizes",
-                    "the processor made {first} pixels, then {second} pixels of an image of the same size",
-                    first=tuple(pixels.shape[1:]),
-                    second=region.input,
-                )
+            raise LayoutError.coded(
+                "models.band-processor-sizes",
+                "the processor made {first} pixels, then {second} pixels of an image of the same size",
+                first=tuple(pixels.shape[1:]),
+                second=region.input,
             )
         return pixels, region
 
@@ -247,15 +241,13 @@ class BandPreprocessing:
         pixels = made if isinstance(made, Tensor) else torch.as_tensor(np.asarray(made))
         pixels = pixels[0] if pixels.ndim == 4 and len(pixels) == 1 else pixels
         if pixels.ndim != 3 or pixels.shape[0] != self.channels or not pixels.is_floating_point():
-            raise LayoutError(
-                msg(
-                    "models.band-processor-shape",
-                    "the processor made {shape} of {dtype}, expected ({channels}, height, width) floats",
-                    shape=tuple(pixels.shape),
-                    dtype=pixels.dtype,
-                    channels=self.channels,
-                ),
-                msg("models.band-processor-shape.hint", "pass a function from an array (H, W, bands) to such a tensor"),
+            raise LayoutError.coded(
+                "models.band-processor-shape",
+                "the processor made {shape} of {dtype}, expected ({channels}, height, width) floats",
+                "pass a function from an array (H, W, bands) to such a tensor",
+                shape=tuple(pixels.shape),
+                dtype=pixels.dtype,
+                channels=self.channels,
             )
         return pixels
 

@@ -131,20 +131,14 @@ class Preprocessing:
             left, top, right, bottom = region.box
             if max(left, 0) < min(right, region.size[0]) and max(top, 0) < min(bottom, region.size[1]):
                 return region
-        problem = msg(
+        raise UsageError.coded(
             "models.region-given",
             "the region given for an image of {size} (W x H) that becomes {made} (H x W) pixels does not fit: {given}",
+            "give ImageRegion(size=(W, H), box=(left, top, right, bottom), input=(Hi, Wi)), or a function that "
+            "makes one for each Picture",
             size=" x ".join(map(str, picture.size)),
             made=" x ".join(map(str, made)),
             given=str(region),
-        )
-        raise UsageError(
-            problem,
-            msg(
-                "models.region-given.hint",
-                "give ImageRegion(size=(W, H), box=(left, top, right, bottom), input=(Hi, Wi)), or a function that "
-                "makes one for each Picture",
-            ),
         )
 
     def _check_given(self, picture: Picture, pixels: Tensor, given: ImageRegion) -> None:
@@ -174,16 +168,14 @@ class Preprocessing:
         if off > _OFF and (
             self.known or shows_region(self._on_arrays, picture.pixels, pixels.double().numpy(), region)
         ):
-            raise UsageError(
-                msg(
-                    "models.region-contradicted",
-                    "the region given for an image of {size} (W x H) is ({given}), and the processor's pixels show "
-                    "({measured}) of it",
-                    size=" x ".join(map(str, picture.size)),
-                    given=", ".join(f"{end:g}" for end in given.box),
-                    measured=", ".join(f"{end:g}" for end in box),
-                ),
-                msg("models.region-contradicted.hint", "leave {@region} out: the region is measured"),
+            raise UsageError.coded(
+                "models.region-contradicted",
+                "the region given for an image of {size} (W x H) is ({given}), and the processor's pixels show "
+                "({measured}) of it",
+                "leave {@region} out: the region is measured",
+                size=" x ".join(map(str, picture.size)),
+                given=", ".join(f"{end:g}" for end in given.box),
+                measured=", ".join(f"{end:g}" for end in box),
             )
 
     def _measured(self, picture: Picture, pixels: Tensor, made: tuple[int, int]) -> ImageRegion:
@@ -203,14 +195,12 @@ class Preprocessing:
             log.debug("preprocessing of %s x %s images: box %s becomes %s x %s pixels", *picture.size, box, *made)
         region = ImageRegion(picture.size, box, made)
         if not self.known and not shows_region(self._on_arrays, picture.pixels, pixels.double().numpy(), region):
-            raise LayoutError(
-                msg(
-                    "models.processor-content",
-                    "small marks put on this image are not found in the processor's pixels where the part that test "
-                    "images show, ({box}), has them: it follows what the image shows, or its colours hide the marks",
-                    box=", ".join(f"{end:g}" for end in region.box),
-                ),
+            raise LayoutError.coded(
+                "models.processor-content",
+                "small marks put on this image are not found in the processor's pixels where the part that test "
+                "images show, ({box}), has them: it follows what the image shows, or its colours hide the marks",
                 REGION_HINT,
+                box=", ".join(f"{end:g}" for end in region.box),
             )
         return region
 
@@ -282,12 +272,10 @@ def random_state() -> int:
 
 
 def _random() -> LayoutError:
-    return LayoutError(
-        msg("models.processor-random", "the processor is random: two runs on one image made different pixels"),
-        msg(
-            "models.processor-random.hint",
-            "pass the preprocessing for evaluation, without random crops, flips and colours",
-        ),
+    return LayoutError.coded(
+        "models.processor-random",
+        "the processor is random: two runs on one image made different pixels",
+        "pass the preprocessing for evaluation, without random crops, flips and colours",
     )
 
 
@@ -340,13 +328,11 @@ def refuses_size(error: Exception) -> bool:
 
 def pixels_refused(size: tuple[int, int], error: Exception) -> LayoutError:
     """Make the error for a model that refuses pixels of the size that its own preprocessing makes."""
-    problem = msg(
+    return LayoutError.coded(
         "models.pixels-refused",
         "the model refuses the {height} x {width} pixels that its preprocessing makes: {reason}",
+        "pass {@processor=...}, which makes pixels of a size that it takes",
         height=size[0],
         width=size[1],
         reason=first_line(error),
-    )
-    return LayoutError(
-        problem, msg("models.pixels-refused.hint", "pass {@processor=...}, which makes pixels of a size that it takes")
     )

@@ -83,13 +83,11 @@ def _pixels(made: Any) -> Tensor:
     found = _held(made)
     if isinstance(found, (Tensor, np.ndarray)):
         if found.ndim == 4 and len(found) > 1:
-            raise LayoutError(
-                msg(
-                    "models.processor-crops",
-                    "the processor made {count} images of one: a map belongs to a single input of the model",
-                    count=len(found),
-                ),
-                msg("models.processor-crops.hint", "pass a processor that makes one, such as the centre crop alone"),
+            raise LayoutError.coded(
+                "models.processor-crops",
+                "the processor made {count} images of one: a map belongs to a single input of the model",
+                "pass a processor that makes one, such as the centre crop alone",
+                count=len(found),
             )
         found = found[0] if found.ndim == 4 else found
         if isinstance(found, np.ndarray):

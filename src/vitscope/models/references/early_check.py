@@ -79,13 +79,12 @@ def no_such_scheme(scheme: str, schemes: Iterable[str]) -> UnknownNameError:
 
 def bare_name(reference: str, *meant: str) -> UsageError:
     """Make the error for a name without the library that has it; `meant` are the references with it."""
-    return UsageError(
-        msg(
-            "models.bare-name",
-            "there is no folder {name}, and a name without a library before it is an id on the Hub",
-            name=reference,
-        ),
-        msg("models.bare-name.hint", "did you mean {@model={reference}}?", reference=" / ".join(meant)),
+    return UsageError.coded(
+        "models.bare-name",
+        "there is no folder {name}, and a name without a library before it is an id on the Hub",
+        "did you mean {@model={reference}}?",
+        name=reference,
+        reference=" / ".join(meant),
     )
 
 

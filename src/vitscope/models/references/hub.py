@@ -115,14 +115,12 @@ def not_loaded(reference: str, error: Exception) -> ModelError:
 
 def remote_code(reference: str, files: str = "") -> ModelError:
     """Make the error for a model or processor that exists only in code of its own, which nobody allowed to run."""
-    return ModelError(
-        msg(
-            "models.remote-code",
-            "{reference} needs code that lies beside its weights{files}, and that code is not run",
-            reference=reference,
-            files=f" ({files})" if files else "",
-        ),
-        msg("models.remote-code.hint", "read that code, and where you trust it, add {@trust_remote_code=True}"),
+    return ModelError.coded(
+        "models.remote-code",
+        "{reference} needs code that lies beside its weights{files}, and that code is not run",
+        "read that code, and where you trust it, add {@trust_remote_code=True}",
+        reference=reference,
+        files=f" ({files})" if files else "",
     )
 
 

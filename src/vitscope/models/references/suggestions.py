@@ -45,20 +45,14 @@ def file_alone(path: Path) -> VitscopeError:
     except ModelError as error:
         return error
     kind, reference = _guess(weights.tensors, path)
-    return UsageError(
-        msg(
-            "models.file-alone",
-            "{file} is a file of weights ({count} tensors{kind}), which does not say what computes with them",
-            file=path,
-            count=len(weights.tensors),
-            kind=f", {kind}" if kind else "",
-        ),
-        msg(
-            "models.file-alone.hint",
-            "name the architecture as well: {@model={reference}}, {@weights={file}}",
-            reference=reference,
-            file=path,
-        ),
+    return UsageError.coded(
+        "models.file-alone",
+        "{file} is a file of weights ({count} tensors{kind}), which does not say what computes with them",
+        "name the architecture as well: {@model={reference}}, {@weights={file}}",
+        file=path,
+        count=len(weights.tensors),
+        kind=f", {kind}" if kind else "",
+        reference=reference,
     )
 
 

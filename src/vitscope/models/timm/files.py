@@ -82,24 +82,20 @@ def load_folder(
     except VitscopeError:
         raise
     except Exception as error:  # a config of an unknown architecture, or with arguments that it does not take
-        raise ModelError(
-            msg(
-                "models.timm-folder",
-                "{reference}: timm cannot build the model of config.json: {reason}",
-                reference=reference,
-                reason=first_line(error),
-            )
+        raise ModelError.coded(
+            "models.timm-folder",
+            "{reference}: timm cannot build the model of config.json: {reason}",
+            reference=reference,
+            reason=first_line(error),
         ) from error
     names = [name for name in WEIGHT_FILES if (folder / name).is_file()]
     if not names and weights is None:
-        raise ModelError(
-            msg(
-                "models.timm-folder-weights",
-                "{reference} has the config of a timm model, but neither {files}",
-                reference=reference,
-                files=" nor ".join(WEIGHT_FILES),
-            ),
-            msg("models.timm-folder-weights.hint", "get the whole folder, or name a file with {@weights}"),
+        raise ModelError.coded(
+            "models.timm-folder-weights",
+            "{reference} has the config of a timm model, but neither {files}",
+            "get the whole folder, or name a file with {@weights}",
+            reference=reference,
+            files=" nor ".join(WEIGHT_FILES),
         )
     weights = weights or read_weights(folder / names[0])
     matched = match(weights, model.state_dict())

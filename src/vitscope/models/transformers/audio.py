@@ -57,13 +57,12 @@ class AudioAdapter(TransformersBase):
         self.input_size = int(config.num_mel_bins), int(config.max_length)
         self.patch, self.strides = int(config.patch_size), (int(config.frequency_stride), int(config.time_stride))
         if max(self.strides) > self.patch:
-            problem = msg(
+            raise LayoutError.coded(
                 "models.patches-apart",
                 "patches of {patch} with steps of {steps} leave gaps that no patch sees",
                 patch=self.patch,
                 steps=" x ".join(map(str, self.strides)),
             )
-            raise LayoutError(problem)
         self.processor = processor or self._default_processor()
         self._name_classes_and_trace()
 
@@ -77,25 +76,21 @@ class AudioAdapter(TransformersBase):
         rate = int(self.processor.sampling_rate)
         ready = sound.at_rate(rate)
         if ready.seconds < _WINDOW:
-            raise ImageError(
-                msg(
-                    "models.sound-too-short",
-                    "{name} lasts {seconds} s: nothing can be told apart",
-                    name=sound.name,
-                    seconds=f"{sound.seconds:.3f}",
-                )
+            raise ImageError.coded(
+                "models.sound-too-short",
+                "{name} lasts {seconds} s: nothing can be told apart",
+                name=sound.name,
+                seconds=f"{sound.seconds:.3f}",
             )
         made = self.processor(ready.samples, sampling_rate=rate, return_tensors="np")["input_values"][0]
         if made.shape != self.input_size[::-1]:
-            raise LayoutError(
-                msg(
-                    "models.spectrogram-shape",
-                    "the feature extractor made {columns} x {bands} numbers, expected {expected}",
-                    columns=made.shape[0],
-                    bands=made.shape[-1],
-                    expected=" x ".join(map(str, self.input_size[::-1])),
-                ),
-                msg("models.spectrogram-shape.hint", "pass {@processor}, one that fits the model's config"),
+            raise LayoutError.coded(
+                "models.spectrogram-shape",
+                "the feature extractor made {columns} x {bands} numbers, expected {expected}",
+                "pass {@processor}, one that fits the model's config",
+                columns=made.shape[0],
+                bands=made.shape[-1],
+                expected=" x ".join(map(str, self.input_size[::-1])),
             )
         whole = self.input_size[1] * _HOP
         heard = min(ready.seconds, whole)

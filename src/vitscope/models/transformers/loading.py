@@ -124,13 +124,11 @@ def adapted(
     elif model.config.model_type in AUDIO_TYPES:
         kind = AudioAdapter
     if not kind.claims(model):
-        raise ModelError(
-            msg(
-                "models.takes-no-images",
-                "{reference} is a {architecture}, which takes no images",
-                reference=source.reference,
-                architecture=type(model).__name__,
-            )
+        raise ModelError.coded(
+            "models.takes-no-images",
+            "{reference} is a {architecture}, which takes no images",
+            reference=source.reference,
+            architecture=type(model).__name__,
         )
     revision = cached_revision(source.reference, source.revision) if own_weights else ""
     keywords = {"reference": source.reference, "weights": revision} | (extra or {})
@@ -226,14 +224,12 @@ def _class_of(source: Source, config: Any, named: list[str]) -> Any:
         return transformers.AutoModel
     if (written := source.config()).get("auto_map"):
         raise remote_code(source.reference, _code_files(written))
-    raise ModelError(
-        msg(
-            "models.unknown-class",
-            "{reference} was saved by the class {name}, which transformers does not have",
-            reference=source.reference,
-            name=named[0],
-        ),
-        msg("models.unknown-class.hint", "build the model in Python, load its weights and pass it to vitscope.load"),
+    raise ModelError.coded(
+        "models.unknown-class",
+        "{reference} was saved by the class {name}, which transformers does not have",
+        "build the model in Python, load its weights and pass it to vitscope.load",
+        reference=source.reference,
+        name=named[0],
     )
 
 
@@ -301,15 +297,13 @@ def _from_file(
         config.num_labels = count
     if report["unexpected_keys"]:
         names = sorted(report["unexpected_keys"])
-        raise ModelError(
-            msg(
-                "models.weights-beyond",
-                "{file} has weights that have no place in {model}: {names}",
-                file=weights.path,
-                model=kind.__name__,
-                names=", ".join(names[:4]) + (f" + {len(names) - 4}" if len(names) > 4 else ""),
-            ),
+        raise ModelError.coded(
+            "models.weights-beyond",
+            "{file} has weights that have no place in {model}: {names}",
             OTHER_SOURCES,
+            file=weights.path,
+            model=kind.__name__,
+            names=", ".join(names[:4]) + (f" + {len(names) - 4}" if len(names) > 4 else ""),
         )
     return model, report, tuple(notes)
 
@@ -320,20 +314,15 @@ def _left_out(name: str, loaded: str, named: list[str], report: dict[str, Any]) 
     if not unused:
         return ()
     if not named:
-        raise ModelError(
-            msg(
-                "models.class-unknown",
-                "the config of {reference} names no class, and a plain {loaded} would leave out {count} weights, such "
-                "as {name}",
-                reference=name,
-                loaded=loaded,
-                count=len(unused),
-                name=unused[0],
-            ),
-            msg(
-                "models.class-unknown.hint",
-                'add "architectures" to config.json with the class that was trained, such as ViTForImageClassification',
-            ),
+        raise ModelError.coded(
+            "models.class-unknown",
+            "the config of {reference} names no class, and a plain {loaded} would leave out {count} weights, such "
+            "as {name}",
+            'add "architectures" to config.json with the class that was trained, such as ViTForImageClassification',
+            reference=name,
+            loaded=loaded,
+            count=len(unused),
+            name=unused[0],
         )
     return (
         msg(
@@ -353,29 +342,25 @@ def _check_weights(reference: str, report: dict[str, Any], supplied: Collection[
     """Refuse weights that do not fit their config, or that lack parameters."""
     if mismatched := sorted(one for one in report["mismatched_keys"] if one[0] not in supplied):
         name, in_file, in_config = mismatched[0]
-        raise ModelError(
-            msg(
-                "models.weights-do-not-fit",
-                "{count} weights of {reference} do not fit its config, such as {name}: {in_file} in the file, "
-                "{in_config} in the config",
-                count=len(mismatched),
-                reference=reference,
-                name=name,
-                in_file=tuple(in_file),
-                in_config=tuple(in_config),
-            ),
-            msg("models.weights-do-not-fit.hint", "the folder mixes two models: take config and weights of one"),
+        raise ModelError.coded(
+            "models.weights-do-not-fit",
+            "{count} weights of {reference} do not fit its config, such as {name}: {in_file} in the file, "
+            "{in_config} in the config",
+            "the folder mixes two models: take config and weights of one",
+            count=len(mismatched),
+            reference=reference,
+            name=name,
+            in_file=tuple(in_file),
+            in_config=tuple(in_config),
         )
     lacking = set(report["missing_keys"]) - set(supplied)
     missing = sorted(name for name in lacking if "pooler" not in name and "mask_token" not in name)
     if missing:
-        raise ModelError(
-            msg(
-                "models.weights-missing",
-                "the weights of {reference} lack {count} parameters, such as {name}",
-                reference=reference,
-                count=len(missing),
-                name=missing[0],
-            ),
-            msg("models.weights-missing.hint", "these would be random numbers: use a complete checkpoint"),
+        raise ModelError.coded(
+            "models.weights-missing",
+            "the weights of {reference} lack {count} parameters, such as {name}",
+            "these would be random numbers: use a complete checkpoint",
+            reference=reference,
+            count=len(missing),
+            name=missing[0],
         )

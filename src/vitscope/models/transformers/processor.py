@@ -127,17 +127,12 @@ class ProcessorRunner:
             return self._by_caller
         p = self.processor
         if takes_patches(self.config) or not self.is_plain:
-            raise LayoutError(
-                msg(
-                    "models.bands-processor",
-                    "{processor} does more than resize, crop and normalise: what becomes of {bands} bands is not known",
-                    processor=self.name,
-                    bands=self.bands,
-                ),
-                msg(
-                    "models.bands-processor.hint",
-                    "pass processor=..., a function from an array (H, W, bands) to pixels",
-                ),
+            raise LayoutError.coded(
+                "models.bands-processor",
+                "{processor} does more than resize, crop and normalise: what becomes of {bands} bands is not known",
+                "pass processor=..., a function from an array (H, W, bands) to pixels",
+                processor=self.name,
+                bands=self.bands,
             )
         mean, std = (
             tuple(float(v) for v in values) if getattr(p, "do_normalize", False) else (default,)

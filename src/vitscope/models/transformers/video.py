@@ -123,7 +123,7 @@ class VideoAdapter(TransformersBase):
         """
         found = super().trace(size)
         if found.layout.grid != self.stack.grid:
-            problem = msg(
+            raise LayoutError.coded(
                 "models.clip-tokens",
                 "the tokens of {model} lie on {rows} x {columns} places of the stacked frames, expected {expected}",
                 model=self.architecture,
@@ -131,7 +131,6 @@ class VideoAdapter(TransformersBase):
                 columns=found.layout.grid[1],
                 expected=" x ".join(map(str, self.stack.grid)),
             )
-            raise LayoutError(problem)
         pooled = self.config.model_type == "vjepa2" and self.around is None
         prefix = ("query",) if pooled and found.layout.prefix else found.layout.prefix
         return replace(found, layout=replace(found.layout, prefix=prefix, planes=self.stack.steps))
@@ -177,14 +176,12 @@ class VideoAdapter(TransformersBase):
         pixels = made[0] if made.ndim == 5 else made
         expected = (self.stack.shape[0], 3, *self.stack.shape[1:])
         if tuple(pixels.shape) != expected:
-            problem = msg(
+            raise LayoutError.coded(
                 "models.clip-shape",
                 "the processor made a clip of {shape}, expected {expected}",
+                "pass {@processor}, one that fits the model's config",
                 shape=tuple(pixels.shape),
                 expected=expected,
-            )
-            raise LayoutError(
-                problem, msg("models.clip-shape.hint", "pass {@processor}, one that fits the model's config")
             )
         return pixels
 

@@ -28,13 +28,8 @@ def refuse_foreign(path: Path) -> None:
         with path.open("rb") as file:
             start = file.read(_START)
     except OSError as error:
-        raise ModelError(
-            msg(
-                "models.weights-unreadable",
-                "{path} cannot be read: {reason}",
-                path=path,
-                reason=error.strerror or error,
-            )
+        raise ModelError.coded(
+            "models.weights-unreadable", "{path} cannot be read: {reason}", path=path, reason=error.strerror or error
         ) from error
     for matches, kind, hint in _KINDS:
         if matches(start, path):
@@ -49,30 +44,24 @@ def foreign_folder(folder: Path) -> ModelError:
             return ModelError(msg("models.foreign-folder", "{path} holds {kind}", path=folder, kind=kind), hint)
     weights = [name for name in names if name.endswith((".pth", ".pt", ".safetensors", ".ckpt", ".bin"))]
     if weights:
-        return ModelError(
-            msg(
-                "models.folder-without-config",
-                "the folder {path} has weights ({name}), but no config.json that says which model they are of",
-                path=folder,
-                name=weights[0],
-            ),
-            msg(
-                "models.folder-without-config.hint",
-                "name the architecture: {@model=timm:NAME} (or a folder with its config), {@weights={file}}",
-                file=folder / weights[0],
-            ),
+        return ModelError.coded(
+            "models.folder-without-config",
+            "the folder {path} has weights ({name}), but no config.json that says which model they are of",
+            "name the architecture: {@model=timm:NAME} (or a folder with its config), {@weights={file}}",
+            path=folder,
+            name=weights[0],
+            file=folder / weights[0],
         )
     checkpoints = [one.name for one in sorted(folder.iterdir()) if (one / "config.json").is_file()]
     if checkpoints:
-        return ModelError(
-            msg(
-                "models.folder-of-folders",
-                "the folder {path} has no config.json, but {count} folders in it have, such as {name}",
-                path=folder,
-                count=len(checkpoints),
-                name=checkpoints[-1],
-            ),
-            msg("models.folder-of-folders.hint", "use {@model={folder}}", folder=folder / checkpoints[-1]),
+        return ModelError.coded(
+            "models.folder-of-folders",
+            "the folder {path} has no config.json, but {count} folders in it have, such as {name}",
+            "use {@model={folder}}",
+            path=folder,
+            count=len(checkpoints),
+            name=checkpoints[-1],
+            folder=folder / checkpoints[-1],
         )
     return ModelError(
         msg("models.folder-empty", "the folder {path} has no config.json and no weights", path=folder),

@@ -69,14 +69,12 @@ def load_merged(folder: Path, base: Source, dtype: torch.dtype) -> tuple[Any, tu
     config = _config(folder)
     file = next((folder / name for name in _FILES if (folder / name).is_file()), None)
     if file is None:
-        raise ModelError(
-            msg(
-                "models.peft-weights",
-                "{folder} has an {config}, but no adapter_model.safetensors",
-                folder=folder,
-                config=_CONFIG,
-            ),
-            msg("models.peft-weights.hint", "get the whole folder that save_pretrained of peft wrote"),
+        raise ModelError.coded(
+            "models.peft-weights",
+            "{folder} has an {config}, but no adapter_model.safetensors",
+            "get the whole folder that save_pretrained of peft wrote",
+            folder=folder,
+            config=_CONFIG,
         )
     _check_patterns(folder, config)
     weights = read_weights(file)
@@ -96,37 +94,31 @@ def load_merged(folder: Path, base: Source, dtype: torch.dtype) -> tuple[Any, tu
             wrapped = get_peft_model(model, PeftConfig.from_pretrained(str(folder)))
             result: Any = set_peft_model_state_dict(wrapped, dict(weights.tensors))
     except Exception as error:  # kinds of adapters and targets that do not fit the model
-        raise ModelError(
-            msg(
-                "models.peft-apply",
-                "the adapter {folder} does not fit {base}: {reason}",
-                folder=folder,
-                base=base.reference,
-                reason=first_line(error),
-            ),
+        raise ModelError.coded(
+            "models.peft-apply",
+            "the adapter {folder} does not fit {base}: {reason}",
+            folder=folder,
+            base=base.reference,
+            reason=first_line(error),
         ) from error
     lacking = [key for key in result.missing_keys if "lora_" in key or "modules_to_save" in key]
     if result.unexpected_keys or lacking:
         wrong = [*result.unexpected_keys, *lacking]
-        raise ModelError(
-            msg(
-                "models.peft-differ",
-                "the adapter {folder} is not of {base}: {count} weights have no counterpart, such as {name}",
-                folder=folder,
-                base=base.reference,
-                count=len(wrong),
-                name=wrong[0],
-            )
+        raise ModelError.coded(
+            "models.peft-differ",
+            "the adapter {folder} is not of {base}: {count} weights have no counterpart, such as {name}",
+            folder=folder,
+            base=base.reference,
+            count=len(wrong),
+            name=wrong[0],
         )
     if not hasattr(wrapped, "merge_and_unload"):
-        raise ModelError(
-            msg(
-                "models.peft-kind",
-                "the adapter {folder} is of the kind {kind}, which cannot be merged",
-                folder=folder,
-                kind=config.get("peft_type"),
-            ),
-            msg("models.peft-kind.hint", "load it in Python and pass the module to vitscope.load"),
+        raise ModelError.coded(
+            "models.peft-kind",
+            "the adapter {folder} is of the kind {kind}, which cannot be merged",
+            "load it in Python and pass the module to vitscope.load",
+            folder=folder,
+            kind=config.get("peft_type"),
         )
     merged = wrapped.merge_and_unload()
     note = msg(
@@ -143,10 +135,8 @@ def _config(folder: Path) -> dict[str, Any]:
     try:
         found = json.loads((folder / _CONFIG).read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(
-            msg(
-                "models.peft-config", "{file} cannot be read: {reason}", file=folder / _CONFIG, reason=first_line(error)
-            )
+        raise ModelError.coded(
+            "models.peft-config", "{file} cannot be read: {reason}", file=folder / _CONFIG, reason=first_line(error)
         ) from error
     return found if isinstance(found, dict) else {}
 
@@ -157,14 +147,12 @@ def _check_patterns(folder: Path, config: Mapping[str, Any]) -> None:
         value = config.get(name)
         for pattern in [value] if isinstance(value, str) else value if isinstance(value, (list, Mapping)) else []:
             if _is_costly(str(pattern)):
-                raise ModelError(
-                    msg(
-                        "models.peft-pattern",
-                        "the adapter {folder} chooses modules by a pattern that can take for ever: {pattern}",
-                        folder=folder,
-                        pattern=str(pattern)[:200],
-                    ),
-                    msg("models.peft-pattern.hint", "list the modules by their names in adapter_config.json"),
+                raise ModelError.coded(
+                    "models.peft-pattern",
+                    "the adapter {folder} chooses modules by a pattern that can take for ever: {pattern}",
+                    "list the modules by their names in adapter_config.json",
+                    folder=folder,
+                    pattern=str(pattern)[:200],
                 )
 
 

@@ -207,39 +207,33 @@ def _no_weights(path: Path, content: Any) -> ModelError:
         pickled = next((value for name in _NESTS if isinstance(value := content.get(name), _Inert)), None)
         if pickled is not None:
             return _pickled(path, type(pickled).__name__)
-    return ModelError(
-        msg(
-            "models.weights-none",
-            "{file} holds no state dict: it is a {kind} of {parts}",
-            file=path,
-            kind=type(content).__name__,
-            parts=", ".join(_parts(content)) or "nothing",
-        ),
-        msg("models.weights-none.hint", "write one with torch.save(model.state_dict(), file)"),
+    return ModelError.coded(
+        "models.weights-none",
+        "{file} holds no state dict: it is a {kind} of {parts}",
+        "write one with torch.save(model.state_dict(), file)",
+        file=path,
+        kind=type(content).__name__,
+        parts=", ".join(_parts(content)) or "nothing",
     )
 
 
 def _pickled(path: Path, name: str) -> ModelError:
-    return ModelError(
-        msg(
-            "models.weights-pickled",
-            "{file} is a pickled object of the class {name}, not a state dict: to read it would run that class's code",
-            file=path,
-            name=name,
-        ),
+    return ModelError.coded(
+        "models.weights-pickled",
+        "{file} is a pickled object of the class {name}, not a state dict: to read it would run that class's code",
         _SAVE_STATE,
+        file=path,
+        name=name,
     )
 
 
 def _needs_class(path: Path, name: str) -> ModelError:
-    return ModelError(
-        msg(
-            "models.weights-class",
-            "{file} holds an object of {name}, which is not loaded: to read it would run code that the file chooses",
-            file=path,
-            name=name,
-        ),
+    return ModelError.coded(
+        "models.weights-class",
+        "{file} holds an object of {name}, which is not loaded: to read it would run code that the file chooses",
         _SAVE_STATE,
+        file=path,
+        name=name,
     )
 
 
@@ -247,33 +241,27 @@ def _broken(path: Path, error: Exception) -> ModelError:
     with path.open("rb") as file:
         start = file.read(len(_LEGACY))
     if start.startswith(b"\x80") and start != _LEGACY:
-        return ModelError(
-            msg(
-                "models.weights-pickle",
-                "{file} is a pickle of Python objects not of torch.save: to read it would run code that it chooses",
-                file=path,
-            ),
+        return ModelError.coded(
+            "models.weights-pickle",
+            "{file} is a pickle of Python objects not of torch.save: to read it would run code that it chooses",
             _SAVE_STATE,
+            file=path,
         )
     found = _UNPICKLER.search(str(error))
-    problem = msg(
+    return ModelError.coded(
         "models.weights-broken",
         "{file} cannot be read as weights: {reason}",
+        "the file is damaged or incomplete, or torch.save did not write it",
         file=path,
         reason=found[1] if found else first_line(error),
-    )
-    return ModelError(
-        problem, msg("models.weights-broken.hint", "the file is damaged or incomplete, or torch.save did not write it")
     )
 
 
 def _unknown(path: Path, start: bytes) -> ModelError:
-    return ModelError(
-        msg(
-            "models.weights-unknown",
-            "{file} is no file of safetensors or torch.save: it starts with {start}",
-            file=path,
-            start=repr(start),
-        ),
-        msg("models.weights-unknown.hint", "{@weights} takes such files, with the tensors of a state dict"),
+    return ModelError.coded(
+        "models.weights-unknown",
+        "{file} is no file of safetensors or torch.save: it starts with {start}",
+        "{@weights} takes such files, with the tensors of a state dict",
+        file=path,
+        start=repr(start),
     )

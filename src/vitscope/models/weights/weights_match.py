@@ -101,36 +101,29 @@ def fill(model: nn.Module, tensors: Mapping[str, Tensor], weights: WeightsFile, 
     shapes = [key for key in own if key in tensors and own[key].shape != tensors[key].shape]
     if shapes:
         key = shapes[0]
-        raise ModelError(
-            msg(
-                "models.weights-shape",
-                "{count} weights of {file} are not of {model}'s shapes, such as {key}: {seen} in the file, {expected} "
-                "in the model",
-                count=len(shapes),
-                file=weights.path,
-                model=name,
-                key=key,
-                seen=tuple(tensors[key].shape),
-                expected=tuple(own[key].shape),
-            ),
+        raise ModelError.coded(
+            "models.weights-shape",
+            "{count} weights of {file} are not of {model}'s shapes, such as {key}: {seen} in the file, {expected} "
+            "in the model",
             _OTHER_ARCHITECTURE,
+            count=len(shapes),
+            file=weights.path,
+            model=name,
+            key=key,
+            seen=tuple(tensors[key].shape),
+            expected=tuple(own[key].shape),
         )
     for key, tensor in tensors.items():
         if key in own and own[key].is_floating_point() and not _holds_numbers(tensor):
             kind = "meta" if tensor.is_meta else tensor.dtype if tensor.layout == torch.strided else tensor.layout
-            raise ModelError(
-                msg(
-                    "models.weights-kind",
-                    "{key} in {file} is no plain tensor of floating-point numbers, as {model} has it: {kind}",
-                    key=key,
-                    file=weights.path,
-                    model=name,
-                    kind=str(kind),
-                ),
-                msg(
-                    "models.weights-kind.hint",
-                    "write the state dict of the model in float32; quantised weights need the library that made them",
-                ),
+            raise ModelError.coded(
+                "models.weights-kind",
+                "{key} in {file} is no plain tensor of floating-point numbers, as {model} has it: {kind}",
+                "write the state dict of the model in float32; quantised weights need the library that made them",
+                key=key,
+                file=weights.path,
+                model=name,
+                kind=str(kind),
             )
     missing = [key for key in own if key not in tensors and not key.endswith("num_batches_tracked")]
     unexpected = [key for key in tensors if key not in own]
