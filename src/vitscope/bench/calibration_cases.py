@@ -14,7 +14,7 @@ from PIL import Image
 
 from vitscope._messages import msg
 from vitscope.bench import photos, planted
-from vitscope.bench.cases import Case, Explainer, grid_judge, mask_judge
+from vitscope.bench.cases import Case, Explainer, cell_mask, grid_judge, mask_judge
 from vitscope.bench.digit_scenes import split_digits
 from vitscope.bench.digits import digit_cases, names_digits
 from vitscope.bench.planted import Split, image_files
@@ -222,7 +222,7 @@ def _grids(scope: Explainer, images: list[_NamedImage], count: int, seed: int, s
         chosen = [others[i] for i in rng.choice(len(others), 3, replace=len(others) < 3)]
         four = [image.pixels for image in (*chosen[:place], target, *chosen[place:])]
         grid = np.concatenate([np.concatenate(four[:2], 1), np.concatenate(four[2:], 1)], 0)
-        masks = [_cell(grid, cell) for cell in range(4)]
+        masks = [cell_mask(grid, cell) for cell in range(4)]
         grey = grid.mean((0, 1)).astype(np.uint8)
         whole, *without = [
             float(_answer(scope, image)[0, target.number])
@@ -233,13 +233,6 @@ def _grids(scope: Explainer, images: list[_NamedImage], count: int, seed: int, s
             load = lambda grid=grid, mask=mask: (grid, mask)  # noqa: E731
             cases.append(Case(name, "grid", load, _evidence_judge(grid_judge), target.number))
     return cases
-
-
-def _cell(grid: np.ndarray, cell: int) -> np.ndarray:
-    """Return the mask of one of four cells."""
-    mask, half, (row, column) = np.zeros(grid.shape[:2], bool), len(grid) // 2, divmod(cell, 2)
-    mask[row * half : (row + 1) * half, column * half : (column + 1) * half] = True
-    return mask
 
 
 def _answer(scope: Explainer, pixels: np.ndarray) -> torch.Tensor:

@@ -161,6 +161,13 @@ def pair_judge(other: Bool[np.ndarray, "H W"]) -> Callable[[Explanation, Bool[np
     return judge
 
 
+def cell_mask(grid: UInt8[np.ndarray, "H W 3"], cell: int) -> Bool[np.ndarray, "H W"]:
+    """Return the mask of one of the four cells of a square grid, row by row from 0."""
+    mask, half, (row, column) = np.zeros(grid.shape[:2], bool), len(grid) // 2, divmod(cell, 2)
+    mask[row * half : (row + 1) * half, column * half : (column + 1) * half] = True
+    return mask
+
+
 def grid_judge(explanation: Explanation, mask: Bool[np.ndarray, "H W"]) -> Numbers:
     """Score the grid pointing game (Böhle et al. 2021, equation 9): positive mass in the target's cell, and a hit."""
     heat = explanation.heat(smooth=False)

@@ -3,7 +3,7 @@
 import numpy as np
 
 from vitscope._messages import msg
-from vitscope.bench.cases import Case, Explainer, grid_judge, pair_judge
+from vitscope.bench.cases import Case, Explainer, cell_mask, grid_judge, pair_judge
 from vitscope.bench.digit_scenes import scenes as digit_scenes
 from vitscope.bench.digit_scenes import split_digits
 from vitscope.errors import UsageError
@@ -63,10 +63,7 @@ def digit_cases(scope: Explainer, count: int, seed: int = 0) -> tuple[list[Case]
         if top_classes[number] != {str(label) for label in four}:
             continue
         used += 1
-        mask = np.zeros(image.shape[:2], bool)
-        half = len(image) // 2
-        row, column = divmod(place, 2)
-        mask[row * half : (row + 1) * half, column * half : (column + 1) * half] = True
+        mask = cell_mask(image, place)
         load = lambda image=image, mask=mask: (image, mask)  # noqa: E731
         cases.append(
             Case(f"grid {number:03d} {four[place]} in cell {place}", "grid", load, grid_judge, str(four[place]))

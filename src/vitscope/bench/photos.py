@@ -122,9 +122,14 @@ def cutout(name: str) -> UInt8[np.ndarray, "H W 4"]:
     photo, shapes = _SHAPES[name]
     pixels = _photo(photo)
     alpha = np.maximum.reduce([_DRAWERS[kind](pixels.shape[:2], data) for kind, data in shapes])
+    return visible_part(pixels, alpha)
+
+
+def visible_part(colours: UInt8[np.ndarray, "H W 3"], alpha: UInt8[np.ndarray, "H W"]) -> UInt8[np.ndarray, "h w 4"]:
+    """Return colours and opacity as RGBA, cropped to the box of what is not wholly transparent."""
     rows, columns = np.flatnonzero(alpha.any(1)), np.flatnonzero(alpha.any(0))
     box = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    return np.concatenate([pixels[box], alpha[box][..., None]], axis=2)
+    return np.concatenate([colours[box], alpha[box][..., None]], axis=2)
 
 
 @cache

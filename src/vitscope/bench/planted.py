@@ -7,6 +7,7 @@ backgrounds are split into two disjoint halves, so that methods are tuned on one
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Literal, TypeAlias, get_args
 
@@ -103,18 +104,13 @@ def scenes(
         )
     things = _loaders(cutouts, split, _cutout_file, photos.CUTOUTS, photos.cutout)
     places = _loaders(backgrounds, split, lambda path: load_image(path).pixels, photos.BACKGROUNDS, photos.background)
-    loaded: dict[str, np.ndarray] = {}
     made = []
     for index in range(count):
         rng = np.random.default_rng([seed, get_args(Split).index(split), index])
-        thing = things[_permuted_choice(index, len(things), seed, 11)]
-        place = places[_permuted_choice(index, len(places), seed, 13)]
-        if f"cutout {thing[0]}" not in loaded:
-            loaded[f"cutout {thing[0]}"] = thing[1]()
-        if f"place {place[0]}" not in loaded:
-            loaded[f"place {place[0]}"] = place[1]()
-        image, mask = _compose(loaded[f"cutout {thing[0]}"], loaded[f"place {place[0]}"], size, rng)
-        made.append(Scene(image, mask, size_class(mask), thing[0], place[0], index))
+        thing, load_thing = things[_permuted_choice(index, len(things), seed, 11)]
+        place, load_place = places[_permuted_choice(index, len(places), seed, 13)]
+        image, mask = _compose(load_thing(), load_place(), size, rng)
+        made.append(Scene(image, mask, size_class(mask), thing, place, index))
     return made
 
 
@@ -151,9 +147,9 @@ def _loaders(
     names: Mapping[str, Sequence[str]],
     built_in: Callable[[str], np.ndarray],
 ) -> list[NamedLoader]:
-    """Return the names of one half, each with a function that loads it."""
+    """Return the names of one half, each with a function that loads it, once."""
     if folder is None:
-        return [(name, lambda name=name: built_in(name)) for name in names[split]]  # type: ignore[misc]
+        return [(name, partial(built_in, name)) for name in names[split]]
     found = image_files(folder)
     if len(found) < 2:
         raise UsageError(
@@ -161,7 +157,7 @@ def _loaders(
         )
     mixed = sorted(found, key=lambda path: hashlib.sha256(path.name.encode("utf-8", "surrogateescape")).digest())
     half = mixed[get_args(Split).index(split) :: 2]
-    return [(path.stem, lambda path=path: opened(path)) for path in sorted(half)]  # type: ignore[misc]
+    return [(path.stem, cache(partial(opened, path))) for path in sorted(half)]
 
 
 def _cutout_file(path: Path) -> UInt8[np.ndarray, "H W 4"]:
@@ -181,9 +177,7 @@ def _cutout_file(path: Path) -> UInt8[np.ndarray, "H W 4"]:
         raise ImageError(
             msg("bench.cutout-empty", "{path} has fewer than {count} opaque pixels", path=path, count=_MIN_PIXELS), hint
         )
-    rows, columns = np.flatnonzero(alpha.any(1)), np.flatnonzero(alpha.any(0))
-    box = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    return np.concatenate([colours[box], alpha[box][..., None]], axis=2)
+    return photos.visible_part(colours, alpha)
 
 
 def _compose(

@@ -62,15 +62,12 @@ def numbers_html(
         image: the plot, drawn at twice its size on the page.
         alt: the plot in words.
     """
-    cells = [
-        [f"{one:.3g}" if isinstance(one, float) else "" if one is None else one for one in r.values()] for r in rows
-    ]
     return render_template(
         "vitscope.render",
         "numbers.html",
         title=title,
         columns=list(rows[0]) if rows else [],
-        rows=cells,
+        rows=[map(_cell, row.values()) for row in rows],
         image=data_url(image, "PNG", optimize=True) if image else "",
         alt=alt,
         width=image.width // 2 if image else 0,
