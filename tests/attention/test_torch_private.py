@@ -1,6 +1,7 @@
 """Canaries for the private parts of torch that vitscope relies on, and what happens without them."""
 
 import copy
+import traceback
 
 import pytest
 import torch
@@ -212,3 +213,11 @@ class TestCopies:
         assert changed == set(_torch_private._HOOKS)
         hooks = copy.deepcopy(module)._forward_hooks.values()
         assert [hook(module, (), None) for hook in hooks] == [None]
+
+
+def test_canary_a_module_is_called_by_this_code():
+    seen = []
+    module = nn.Identity()
+    module.register_forward_hook(lambda *_: seen.extend(frame.f_code for frame, _ in traceback.walk_stack(None)))
+    module(torch.zeros(1))
+    assert _torch_private.MODULE_CALL in seen

@@ -134,3 +134,40 @@ def test_one_number_that_is_none_is_found_in_every_part(part, number, dtype):
 def test_numbers_whose_sum_is_infinite_are_numbers(dtype):
     q = torch.full((1, 2, 40, 8), torch.finfo(dtype).max, dtype=dtype)
     require_finite_attention(torch.nn.Identity(), AttentionStore((Factored("", q, q, 1.0),)))
+
+
+class Masked(torch.nn.Module):
+    """A mask of the first block hides every key of patch token 5; the kernel answers with zeros there."""
+
+    def __init__(self, additive=False):
+        super().__init__()
+        self.vit, self.mask = backbone(num_classes=3), torch.ones(17, 17, dtype=torch.bool)
+        self.mask[5] = False
+        self.mask = torch.zeros(17, 17).masked_fill(~self.mask, -torch.inf) if additive else self.mask
+        attention = self.vit.blocks[0].attn
+        attention.forward = lambda x, **more: type(attention).forward(attention, x, attn_mask=self.mask)
+
+    def forward(self, x):
+        return self.vit(x)
+
+
+@pytest.mark.parametrize("additive", [False, True])
+def test_a_mask_that_hides_every_key_of_a_token_is_told_with_its_layer(additive):
+    scope = vitscope.load(Masked(additive).eval())
+    for method in ("rollout", "flow", "relevance", "random-walk", "value-rollout", "grad-rollout"):
+        with raises(MethodError, "attention.no-keys", "attention.no-keys.hint") as caught:
+            scope.explain(PHOTO, method=method)
+        assert "blocks.0.attn" in caught.value.message
+        assert "token 5" in caught.value.message
+    for method in ("attention", "gradcam", "occlusion"):  # that token's attention is none of theirs
+        assert np.isfinite(scope.explain(PHOTO, method=method).map).all()
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_a_bias_that_is_no_number_is_found(number):
+    q, bias = torch.zeros(1, 2, 40, 8), torch.zeros(1, 1, 40, 40)
+    bias[..., 3, 4] = -torch.inf
+    require_finite_attention(torch.nn.Identity(), AttentionStore((Factored("fine", q, q, 1.0, bias),)))
+    bias[..., 7, 8] = number
+    with raises(MethodError, "engine.attention-not-finite"):
+        require_finite_attention(torch.nn.Identity(), AttentionStore((Factored("", q, q, 1.0, bias),)))

@@ -13,6 +13,7 @@ import vitscope
 from tests.engine.toys_families import PHOTOS, Own, make
 from tests.helpers.errors import raises
 from tests.helpers.model_state import differences, model_state, surroundings
+from tests.models.toys_heads import backbone
 from vitscope.errors import UsageError
 
 pytestmark = pytest.mark.usefixtures("as_shipped")
@@ -225,3 +226,47 @@ def test_the_trial_that_finds_the_blocks_is_of_three_images(monkeypatch):
     monkeypatch.setattr(engine, "run", lambda pixels: sizes.append(len(pixels)) or run(pixels))
     assert engine.blocks is not None
     assert sizes == [1, 2]
+
+
+@pytest.mark.parametrize("part", ["", "blocks.0"])
+@pytest.mark.parametrize("method", ["rollout", "token-removal", "occlusion"])
+def test_a_hook_that_explains_within_a_forward_is_told_so(part, method):
+    model = backbone(num_classes=3)
+    expected = vitscope.load(model).explain(PHOTOS[0], method=method).map
+    model, inner, kept = backbone(num_classes=3), vitscope.load(backbone(num_classes=3)), []
+
+    def hook(module, given, result):
+        handle.remove()  # of the first forward that comes
+        with raises(UsageError, "attention.within-forward", "attention.within-forward.hint") as caught:
+            inner.explain(PHOTOS[0], method="rollout")
+        kept.append(caught.value)
+
+    handle = model.get_submodule(part).register_forward_hook(hook)
+    scope = vitscope.load(model)
+    assert [type(model).__name__ in error.message for error in kept] == [True]
+    assert np.array_equal(scope.explain(PHOTOS[0], method=method).map, expected)
+    handle = model.get_submodule(part).register_forward_hook(lambda *_: scope.explain(PHOTOS[0]))
+    with raises(UsageError, "attention.within-forward"):  # also where the hook keeps it to itself
+        scope.explain(PHOTOS[0], method=method)
+
+
+def test_a_hook_may_explain_within_a_forward_of_the_callers():
+    model, made = backbone(num_classes=3), []
+    scope = vitscope.load(model)
+    expected = scope.explain(PHOTOS[0], method="rollout").map
+
+    def hook(module, given, result):
+        handle.remove()
+        made.append(scope.explain(PHOTOS[0], method="rollout").map)
+
+    handle = model.blocks[0].register_forward_hook(hook)
+    model(torch.zeros(1, 3, 32, 32))
+    assert np.array_equal(made, [expected])
+
+
+def test_a_callback_may_explain_between_forwards():
+    scope, made = vitscope.load(backbone(num_classes=3)), []
+    expected = scope.explain(PHOTOS[0], method="rollout").map
+    scope.explain(PHOTOS[0], method="rise", progress=lambda *_: made.append(scope.explain(PHOTOS[0], method="rollout")))
+    assert made
+    assert all(np.array_equal(e.map, expected) for e in made)

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from typing import Protocol, TypeAlias, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from vitscope._cached import cached_property
 from vitscope._messages import msg
 from vitscope.attention.tiles import LOWEST, TILE_KEYS, TILE_QUERIES, attention_tiles
 from vitscope.errors import MethodError, UsageError
@@ -124,8 +125,31 @@ class Factored:
     def _scores(self, sel: slice | Tensor) -> Float[Tensor, "B H n M"]:
         scores = torch.matmul(_precise(self.q[:, :, sel]) * self.scale, _precise(self.k).transpose(-1, -2))
         if self.bias is not None:
+            self._require_keys(sel)
             scores = scores + (self.bias if self.bias.shape[2] == 1 else self.bias[:, :, sel])
         return scores
+
+    def _require_keys(self, sel: slice | Tensor) -> None:
+        """Raise a MethodError where the mask hides every key of a selected query: its softmax is NaN."""
+        if self._without_keys is None:
+            return
+        hidden = self._without_keys if len(self._without_keys) == 1 else self._without_keys[sel]
+        if bool(hidden.any()):
+            problem = msg(
+                "attention.no-keys",
+                "the attention of {layer} holds NaN: its mask hides every key of token {token}",
+                layer=self.name,
+                token=int(self._without_keys.nonzero()[0]),
+            )
+            hint = msg("attention.no-keys.hint", "let the mask leave each token one key, such as its own")
+            raise MethodError(problem, hint)
+
+    @cached_property
+    def _without_keys(self) -> Bool[Tensor, " n"] | None:
+        """Return the queries of which a mask hides every key, `(N,)` or `(1,)` for all; None where it hides none so."""
+        assert self.bias is not None
+        hidden = (self.bias.amax(-1) == -math.inf).flatten(0, 1).any(0).cpu()
+        return hidden if bool(hidden.any()) else None
 
     def log2_rows(self, step: int) -> Iterator[tuple[slice, Float[Tensor, "B H n M"]]]:
         """Yield the base-2 logarithms of all rows, `step` queries at a time, none below -126.

@@ -12,11 +12,13 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial, wraps
+from types import FrameType
 from typing import ParamSpec, Self, TypeVar
 
 from torch import nn
 
 from vitscope._messages import msg
+from vitscope.attention._torch_private import MODULE_CALL
 from vitscope.attention.changes import Changes, Guard
 from vitscope.errors import CaptureError, UsageError
 
@@ -52,6 +54,7 @@ class ModelHold:
     def __init__(self, model: nn.Module, *, pristine: bool = False) -> None:
         self.model, self.pristine, self.thread, self._parts = model, pristine, 0, frozenset[int]()
         self.idle_since: float | None = None
+        self.is_exclusive = False  # or that of a caller's own forward within a `capture`
 
     def acquire(self) -> None:
         """Wait until no other thread holds a part of the model. Record `release` before.
@@ -196,6 +199,7 @@ class _ChangesOfHeldModel(Changes):
     def __init__(self, model: nn.Module, pristine: bool) -> None:
         super().__init__()
         self._hold = ModelHold(model, pristine=pristine)
+        self._hold.is_exclusive = True
 
     def __enter__(self) -> Self:
         super().__enter__()
@@ -206,6 +210,31 @@ class _ChangesOfHeldModel(Changes):
             self.undo()
             raise
         return self
+
+
+def require_no_forward(frame: FrameType | None) -> None:
+    """Raise a UsageError inside a forward that vitscope runs on this thread, as in a hook of the model.
+
+    What is computed there would be taken for a part of that forward, and its modes and hooks would act on it. A
+    caller's own forward is not meant.
+
+    Args:
+        frame: of the caller, around which a module is looked for that vitscope calls.
+    """
+    held = [hold for hold in tuple(_TABLE.held) if hold.is_exclusive and hold.thread == threading.get_ident()]
+    if not held:
+        return
+    while frame is not None and frame.f_code is not MODULE_CALL:
+        frame = frame.f_back
+    while frame is not None and not frame.f_globals.get("__name__", "").startswith("vitscope."):
+        frame = frame.f_back
+    if frame is not None:
+        problem = msg(
+            "attention.within-forward",
+            "this was called within a forward of {model} that vitscope runs, as by a hook of it",
+            model=type(held[-1].model).__name__,
+        )
+        raise UsageError(problem, msg("attention.within-forward.hint", "call it before or after that forward"))
 
 
 def _parts(model: nn.Module) -> frozenset[int]:

@@ -24,7 +24,7 @@ from vitscope.attention._torch_private import (
     transformed,
 )
 from vitscope.attention.changes import Changes, Guard, restoring
-from vitscope.attention.model_lock import exclusive
+from vitscope.attention.model_lock import exclusive, require_no_forward
 from vitscope.errors import UsageError
 
 P = ParamSpec("P")
@@ -201,7 +201,8 @@ def plain_defaults(function: Callable[P, R]) -> Callable[P, R]:
 def own_state(function: Callable[P, R]) -> Callable[P, R]:
     """Run a function with gradients on, outside inference mode and autocast, whatever state of torch the caller has.
 
-    The function raises a UsageError under a transformation of torch.func or with fake tensors.
+    The function raises a UsageError under a transformation of torch.func, with fake tensors, or in a forward that
+    vitscope runs.
     """
 
     @restoring
@@ -225,6 +226,7 @@ def own_state(function: Callable[P, R]) -> Callable[P, R]:
                 ),
                 msg("attention.transformed.hint", "call vitscope outside of it"),
             )
+        require_no_forward(sys._getframe(1))
         if not torch.is_inference_mode_enabled():
             return run(*args, **kwargs)
         with InferenceMode(False):

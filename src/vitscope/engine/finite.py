@@ -11,7 +11,10 @@ from vitscope.attention import AttentionStore, Factored
 from vitscope.attention.changes import Changes
 from vitscope.errors import MethodError, UsageError
 
-NOT_FINITE = ("engine.answer-not-finite", "engine.attention-not-finite", "engine.score-not-finite")
+NOT_FINITE = (
+    *("engine.answer-not-finite", "engine.attention-not-finite", "engine.score-not-finite"),
+    "attention.no-keys",
+)
 _HALF = (torch.float16, torch.bfloat16)
 
 
@@ -87,6 +90,8 @@ def _sums(block: Any) -> Iterator[Tensor]:
     yield block.k.detach().sum()
     if block.lse is not None:
         yield block.lse.amax().clamp_min(0)  # -inf where a mask hides every key
+    if block.bias is not None:
+        yield block.bias.amax().clamp_min(0)  # -inf where a mask hides a key
 
 
 def _block_is_finite(block: Any) -> Tensor:
@@ -96,6 +101,8 @@ def _block_is_finite(block: Any) -> Tensor:
     found = block.q.detach().isfinite().all() & block.k.detach().isfinite().all()
     if block.lse is not None:  # -inf where a mask hides every key
         found = found & ~(block.lse.isnan() | (block.lse == torch.inf)).any()
+    if block.bias is not None:
+        found = found & ~(block.bias.isnan() | (block.bias == torch.inf)).any()
     return found
 
 
