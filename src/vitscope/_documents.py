@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Count = Annotated[int, Meta(ge=0, le=1 << 48)]
 Seconds = Annotated[float, Meta(ge=0, le=1e12)]
+Share = Annotated[float, Meta(ge=0, le=1)]
 Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 SEAL = "sha256"
 _MOST_JSON = 1 << 28  # bytes of a document

@@ -1,8 +1,10 @@
 """The schema of a saved explanation: what its `manifest.json` may hold, and the files that it lists."""
 
+import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias, cast
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
@@ -19,10 +21,14 @@ from vitscope._documents import (
 )
 from vitscope._messages import msg
 from vitscope._pillow import MAX_PIXELS
-from vitscope.geometry import ImageRegion, TokenLayout
+from vitscope.geometry import Box, ImageRegion, TokenLayout
 
 SCHEMA, MANIFEST = 1, "manifest.json"
 _MOST_PATCHES = 1 << 26
+_FURTHEST = 1e9  # pixels: a box may reach beyond its image
+
+Probability = Annotated[float, Meta(ge=-1e-3, le=1.01)]  # some models give theirs rounded, and not quite within 0 and 1
+Label = Annotated[str, Meta(max_length=1 << 16)]
 
 
 class _Struct(msgspec.Struct, forbid_unknown_fields=True):
@@ -30,8 +36,8 @@ class _Struct(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class _Prediction(_Struct):
-    label: str
-    probability: float | UnsetType = UNSET
+    label: Label
+    probability: Probability | UnsetType = UNSET
     value: float | UnsetType = UNSET
 
 
@@ -45,6 +51,8 @@ class _Drawing(msgspec.Struct):
     """What vitscope reads of a recommended drawing."""
 
     norm: Literal["auto", "minmax", "robust", "positive"] | UnsetType = UNSET
+    opacity: Annotated[float, Meta(ge=0, le=1)] | UnsetType = UNSET
+    blur: Annotated[float, Meta(ge=0, le=1000)] | UnsetType = UNSET
 
 
 class Provenance(msgspec.Struct):
@@ -61,7 +69,7 @@ class Provenance(msgspec.Struct):
     drawing: _Drawing | UnsetType = UNSET
     notes: list[str] | UnsetType = UNSET
     activation: Literal["softmax", "sigmoid", "given", "value"] | UnsetType | None = UNSET
-    size: int | UnsetType | None = UNSET
+    size: Annotated[int, Meta(ge=1, le=1 << 20)] | UnsetType | None = UNSET
     dtype: str | UnsetType = UNSET
     load: dict[str, Any] | UnsetType = UNSET
     versions: dict[str, str] | UnsetType = UNSET
@@ -78,7 +86,7 @@ class _Frame(_Struct):
 class ClipFields(_Struct):
     """What belongs to a clip."""
 
-    fps: Annotated[float, Meta(gt=0)] | None
+    fps: Annotated[float, Meta(ge=1e-6, le=1e6)] | None
     frames: Annotated[list[_Frame], Meta(min_length=1, max_length=1 << 16)]
 
 
@@ -87,15 +95,19 @@ class SoundFields(_Struct):
 
     seconds: Seconds
     seconds_per_column: Annotated[float, Meta(gt=0, le=1e6)]
-    hertz: Annotated[list[Annotated[float, Meta(ge=0)]], Meta(min_length=1)]
+    hertz: Annotated[list[Annotated[float, Meta(ge=0, le=1e12)]], Meta(min_length=1, max_length=1 << 20)]
+
+
+_Spacing: TypeAlias = Annotated[float, Meta(gt=0, le=1e12)]  # millimetres
+_Index: TypeAlias = Annotated[int, Meta(ge=0, lt=1 << 32)]
 
 
 class VolumeFields(_Struct):
     """What belongs to a volume."""
 
-    spacing: tuple[Seconds, Seconds, Seconds] | None
+    spacing: tuple[_Spacing, _Spacing, _Spacing] | None
     axes: tuple[str, str, str]
-    hottest: tuple[int, int, int]
+    hottest: tuple[_Index, _Index, _Index]
 
 
 class SavedManifest(_Struct):
@@ -105,13 +117,13 @@ class SavedManifest(_Struct):
     method: str
     target: str | None
     score: float | None
-    predictions: list[_Prediction]
+    predictions: Annotated[list[_Prediction], Meta(max_length=1000)]
     layout: TokenLayout
     region: ImageRegion
     name: str | None
     provenance: dict[str, Any]
     messages: dict[str, _Message]
-    render: dict[str, Any]
+    render: _Drawing
     files: dict[str, FileRecord]
     medium: str = "image"
     clip: ClipFields | None = None
@@ -119,7 +131,7 @@ class SavedManifest(_Struct):
     volume: VolumeFields | None = None
 
     def check(self, folder: Path) -> None:
-        """Check the provenance, and that grid, image and input are not larger than any that vitscope makes.
+        """Check the provenance, the predictions, and that grid, image, input and boxes are such as vitscope makes.
 
         Raises:
             DamagedFileError: with the field that is not as it should be.
@@ -134,17 +146,32 @@ class SavedManifest(_Struct):
                     folder, name, msg("documents.large", "{sizes} is more than {most}", sizes=sizes, most=most)
                 )
 
-        as_schema(self.provenance, Provenance, f"{folder / MANIFEST}, provenance")
+        for name, box in (
+            *(("layout.cells", self.layout.cells), ("layout.seen", self.layout.seen)),
+            *(("region.box", self.region.box), ("region.cells", self.region.cells)),
+        ):
+            if box is not None and not _is_box(box):
+                raise self._damaged(folder, name, msg("documents.box", "{box} is no box of an image", box=box))
+        frames = [] if self.clip is None else self.clip.frames
+        if any(frame.step != n * self.layout.shape[0] // len(frames) for n, frame in enumerate(frames)):
+            raise self._damaged(folder, "clip.frames", msg("documents.steps", "these are not its time steps"))
+        made = as_schema(self.provenance, Provenance, f"{folder / MANIFEST}, provenance")
+        self._check_predictions(folder, "value" if made.activation == "value" else "probability")
 
-    def numbers(self, folder: Path) -> list[tuple[str, float]]:
-        """Return the predictions, each with its probability or value."""
-        found = [(one.label, one.value if one.probability is UNSET else one.probability) for one in self.predictions]
-        if any(number is UNSET for _, number in found):
-            reason = msg("documents.no-number", "a prediction without probability or value")
-            raise damaged(
-                folder / MANIFEST, msg("documents.field", "field {field}: {reason}", field="predictions", reason=reason)
-            )
-        return found  # type: ignore[return-value]  # none is UNSET
+    def _check_predictions(self, folder: Path, expected: str) -> None:
+        """Check that each prediction has the number of its kind, and no other."""
+        other = "probability" if expected == "value" else "value"
+        for number, one in enumerate(self.predictions):
+            if getattr(one, expected) is UNSET or getattr(one, other) is not UNSET:
+                reason = msg("documents.no-number", "it has no {number}, or another number beside it", number=expected)
+                raise self._damaged(folder, f"predictions[{number}]", reason)
+
+    def numbers(self) -> list[tuple[str, float]]:
+        """Return the predictions, each with its probability or value, once they are checked."""
+        return [
+            (one.label, cast(float, one.value if one.probability is UNSET else one.probability))
+            for one in self.predictions
+        ]
 
     def record(self, folder: Path, name: str) -> FileRecord:
         """Return the record of a file that belongs to the result."""
@@ -159,6 +186,23 @@ class SavedManifest(_Struct):
     def _damaged(self, folder: Path, field: str, reason: str) -> DamagedFileError:
         problem = msg("documents.field", "field {field}: {reason}", field=field, reason=reason)
         return damaged(folder / MANIFEST, problem)
+
+
+def _is_box(box: Box) -> bool:
+    """Return whether a box has an inside, and lies somewhere near an image."""
+    left, top, right, bottom = box
+    return left < right and top < bottom and max(map(abs, box)) <= _FURTHEST
+
+
+def check_manifest(manifest: Mapping[str, Any], folder: Path) -> None:
+    """Raise a ResultError for a manifest that could not be read again, before anything is written.
+
+    Args:
+        manifest: without its files.
+        folder: its place.
+    """
+    plain = json.loads(json.dumps({**manifest, "files": {}}))
+    as_schema(plain, SavedManifest, folder / MANIFEST).check(folder)
 
 
 def listed_files(folder: Path) -> dict[str, Any]:

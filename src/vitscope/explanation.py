@@ -14,7 +14,7 @@ from PIL import Image
 from vitscope._documents import DamagedFileError, as_schema, document_bytes, read_arrays
 from vitscope._files import already_there, atomic_write, is_file_name, path_exists, staged_folder
 from vitscope._messages import Message, join_messages, message_table, msg, restore_messages
-from vitscope._saved import MANIFEST, SCHEMA, Provenance, SavedManifest, listed_files, read_manifest
+from vitscope._saved import MANIFEST, SCHEMA, Provenance, SavedManifest, check_manifest, listed_files, read_manifest
 from vitscope.errors import (
     LayoutError,
     MethodError,
@@ -262,11 +262,12 @@ class Explanation:
         as_schema(manifest["provenance"], Provenance, "provenance")  # what is written can be read
         if is_file_name(path := Path(folder)):
             return self._save_file(path, force, **style)
-        with staged_folder(Path(folder), force=force) as stage:
+        check_manifest(manifest, path)
+        with staged_folder(path, force=force) as stage:
             np.savez(stage / "arrays.npz", map=self.map, prefix=self.prefix)
             self._draw(stage, **style)
             (stage / MANIFEST).write_bytes(document_bytes(manifest | {"files": listed_files(stage)}))
-        return Path(folder)
+        return path
 
     def _save_file(self, path: Path, force: bool, **style: Unpack[StyleOptions]) -> Path:
         if path_exists(path) and not force:
@@ -319,7 +320,7 @@ class Explanation:
                 region=manifest.region,
                 target=restore_messages(manifest.target, messages),
                 score=manifest.score,
-                predictions=manifest.numbers(folder),
+                predictions=manifest.numbers(),
                 provenance=restore_messages(manifest.provenance, messages),
                 picture=cls._saved_picture(folder, manifest),
             )

@@ -100,6 +100,22 @@ def test_rows_of_another_key_are_not_taken(tmp_path):
     assert again.get("attention", "b") is None
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("numbers", {"ap": "high"}), ("numbers", {"ap": {"x": 1}}), ("numbers", [1]), ("seconds", -1), ("forward", -0.5)],
+)
+def test_a_row_holds_numbers_alone(tmp_path, field, value):
+    log = RunLog(tmp_path, {"seed": 0})
+    log.add(CaseResult("rollout", "a", "g", {"ap": 0.5, "auc": None, "counts": [1, 2], "hit": True}, 0.25))
+    assert RunLog(tmp_path, {"seed": 0}).get("rollout", "a").numbers["counts"] == [1, 2]
+    document = json.loads((tmp_path / "rows.jsonl").read_bytes())
+    del document["sha256"]
+    (tmp_path / "rows.jsonl").write_bytes(document_bytes(document | {field: value}, indent=None))
+    with raises(ResultError, "bench.broken-row") as caught:
+        RunLog(tmp_path, {"seed": 0})
+    assert field in str(caught.value)
+
+
 def test_a_fingerprint_sees_contents_and_names(tmp_path):
     (tmp_path / "a").write_text("1")
     first = run_log.fingerprint(tmp_path)

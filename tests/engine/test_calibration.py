@@ -167,6 +167,16 @@ def changed(text, setting=None, **fields):
     return document_bytes(document | fields)
 
 
+def with_number(text, **fields):
+    """Change the first interval of a row."""
+    document = json.loads(text)
+    document.pop("sha256")
+    row = document["answers"]["evidence"]["rows"][0]
+    for name, value in fields.items():
+        (row if name == "p" else next(iter(row["numbers"].values())))[name] = value
+    return document_bytes(document)
+
+
 @pytest.mark.spread
 @pytest.mark.parametrize(
     ("damage", "told"),
@@ -183,6 +193,9 @@ def changed(text, setting=None, **fields):
         (lambda text: changed(text, setting={"method": "rollout", "method_options": {"a": 1}}), "answers.evidence"),
         (lambda text: changed(text, setting={"method": "rollout", "gradient_rule": "x"}), "gradient_rule"),
         (lambda text: changed(text, setting={"method": "pca"}), "answers.evidence"),
+        (lambda text: with_number(text, count=-1), "count"),
+        (lambda text: with_number(text, p=1.5), "p`?"),
+        (lambda text: with_number(text, low=2.0, high=-2.0), "answers.evidence"),
     ],
 )
 def test_damaged_files_are_refused_and_in_the_cache_left_out(load, path, damage, told):

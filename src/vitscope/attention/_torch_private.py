@@ -223,7 +223,7 @@ def transformed() -> bool:
     return in_torch_func() or (key is not None and torch._C._get_dispatch_mode(key) is not None)
 
 
-# Part 11: the code by which a module is called, in the frames of Python. Without it, what is called within a forward that
-# vitscope runs is not refused, and ends in an error of something else.
+# Part 11: the code by which a module is called, in the frames of Python. Without it, what is called within a forward
+# that vitscope runs is not refused, and ends in an error of something else.
 
 MODULE_CALL: types.CodeType | None = getattr(getattr(nn.Module, "_call_impl", None), "__code__", None)

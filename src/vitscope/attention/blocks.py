@@ -123,15 +123,15 @@ class Factored:
         return torch.softmax(self._scores(query_index(sel, self.shape[2])), -1)
 
     def _scores(self, sel: slice | Tensor) -> Float[Tensor, "B H n M"]:
+        self._require_keys(sel)
         scores = torch.matmul(_precise(self.q[:, :, sel]) * self.scale, _precise(self.k).transpose(-1, -2))
         if self.bias is not None:
-            self._require_keys(sel)
             scores = scores + (self.bias if self.bias.shape[2] == 1 else self.bias[:, :, sel])
         return scores
 
     def _require_keys(self, sel: slice | Tensor) -> None:
         """Raise a MethodError where the mask hides every key of a selected query: its softmax is NaN."""
-        if self._without_keys is None:
+        if self.bias is None or self._without_keys is None:
             return
         hidden = self._without_keys if len(self._without_keys) == 1 else self._without_keys[sel]
         if bool(hidden.any()):

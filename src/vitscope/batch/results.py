@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from vitscope._documents import as_schema, file_record, read_document
+from vitscope._documents import as_schema, damaged, file_record, read_document
 from vitscope._messages import msg
 from vitscope.batch._arrow import pa, pc, pq
 from vitscope.batch.archives import list_refs
@@ -60,6 +60,8 @@ def row_batches(out: Path, columns: Sequence[str] | None = None) -> Iterator[pa.
         try:
             with pq.ParquetFile(path) as file:
                 check_columns(path, file.schema_arrow)
+                if file.metadata.num_rows != shard.rows:
+                    raise damaged(path, msg("batch.other-rows", "it has other rows than were written"))
                 for part in file.iter_batches(1024, columns=columns):
                     if columns is None:
                         check_rows(path, part)

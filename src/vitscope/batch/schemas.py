@@ -16,7 +16,15 @@ from vitscope.batch.rows import schema
 from vitscope.errors import first_line
 
 Id = Annotated[str, Meta(pattern="^[0-9a-f]{32}$")]
-_FINITE = ("scale", "effective_patches", "largest_share", "prefix_share", "grid_rows", "grid_columns")
+_SIZES = ("width", "height", "input_height", "input_width", "grid_rows", "grid_columns")
+_ROUNDED = 1e-3
+_RANGES = {  # of the columns that each row with a map has; the effective patches are no more than the grid's
+    **dict.fromkeys(_SIZES, (1, np.inf)),
+    **dict.fromkeys(("largest_share", "prefix_share"), (0, 1 + _ROUNDED)),
+    "scale": (0, np.inf),
+    "effective_patches": (1 - _ROUNDED, np.inf),
+}
+_BOXES = ("box", "cells")
 _NEEDED = (
     *("source", "method", "provenance", "width", "height", "input_height", "input_width"),
     *("map", "prefix", "box", "top"),
@@ -160,16 +168,50 @@ def check_rows(path: Path, part: pa.RecordBatch) -> None:
     wrong = [name for name in ("error_kind", "source", "method") if broken[name].null_count]
     wrong += [name for name in _NEEDED if fine[name].null_count]
     wrong += [name for name in there if _wrong_list(fine, name)]
-    wrong += [name for name in _FINITE if not np.isfinite(_numbers(fine[name])).all()]
-    if not pc.all(pc.match_substring_regex(part["id"], "^[0-9a-f]{32}$").fill_null(False)).as_py():
-        wrong.append("id")
-    top = fine["top"].flatten()
-    numbers = pc.coalesce(top.field("probability"), top.field("value"))
-    if top.field("label").null_count or numbers.null_count or not np.isfinite(_numbers(numbers)).all():
+    wrong += [name for name, (low, high) in _RANGES.items() if not _within(fine[name], low, high)]
+    wrong += [name for name in _BOXES if name in there and not wrong and not _are_boxes(fine[name])]
+    wrong += [field.name for field in part.schema if pa.types.is_floating(field.type) and not _finite(part[field.name])]
+    patches = _numbers(fine["grid_rows"]) * _numbers(fine["grid_columns"])
+    if (_numbers(fine["effective_patches"]) > patches * (1 + _ROUNDED)).any():
+        wrong.append("effective_patches")
+    if not _within(fine["map"].flatten(), -1, 1):
+        wrong.append("map")
+    if part["row"].null_count or not _within(part["row"], 0, np.inf):
+        wrong.append("row")
+    for name, pattern in (("id", "^[0-9a-f]{32}$"), ("sha256", "^([0-9a-f]{64})?$")):
+        if not pc.all(pc.match_substring_regex(part[name].fill_null(""), pattern)).as_py():
+            wrong.append(name)
+    if _wrong_top(fine["top"].flatten()):
         wrong.append("top")
     if wrong:
         reason = msg("batch.rows", "a row that vitscope cannot have written")
         raise damaged(path, msg("documents.field", "field {field}: {reason}", field=wrong[0], reason=reason))
+
+
+def _within(column: pa.Array, low: float, high: float) -> bool:
+    """Return whether all numbers of a column are there, finite, and in a range."""
+    numbers = _numbers(column)
+    return bool((np.isfinite(numbers) & (low <= numbers) & (numbers <= high)).all())
+
+
+def _finite(column: pa.Array) -> bool:
+    """Return whether the numbers of a column, as far as they are there, are finite."""
+    return bool(np.isfinite(_numbers(column.drop_null())).all())
+
+
+def _are_boxes(column: pa.Array) -> bool:
+    """Return whether lists of four numbers are boxes with an inside."""
+    left, top, right, bottom = _numbers(column.drop_null().flatten()).reshape(-1, 4).T
+    return bool(((left < right) & (top < bottom)).all())
+
+
+def _wrong_top(top: pa.Array) -> bool:
+    """Return whether predictions lack a label, or have other numbers than a probability or a value, one of them."""
+    shares, values = top.field("probability"), top.field("value")
+    one = np.asarray(shares.is_valid()) != np.asarray(values.is_valid())
+    known = shares.drop_null()
+    fits = _finite(values) and _within(known, -_ROUNDED, 1.01)
+    return bool(top.field("label").null_count or not one.all() or not fits)
 
 
 def _wrong_list(part: pa.RecordBatch, name: str) -> bool:

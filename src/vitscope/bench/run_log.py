@@ -49,8 +49,13 @@ class CaseResult:
 
 @dataclass(frozen=True)
 class _Line(CaseResult):
-    """A result with the hash of everything that it depends on."""
+    """A result with the hash of everything that it depends on.
 
+    Attributes:
+        numbers: as JSON has them; `counts` is a list.
+    """
+
+    numbers: Mapping[str, float | bool | list[float] | None] = field(default_factory=dict)
     key: str = ""
 
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 import msgspec
 from msgspec import Meta
 
-from vitscope._documents import Count, Seconds, damaged, document_bytes, json_bytes, parse_document, read_bytes
+from vitscope._documents import Count, Seconds, Share, damaged, document_bytes, json_bytes, parse_document, read_bytes
 from vitscope._files import atomic_write
 from vitscope._messages import Message, join_messages, msg
 from vitscope.attention.gradient_rules import GradientRuleName
@@ -66,8 +66,14 @@ class Row(_Struct):
     label: Text
     numbers: dict[Text, Estimate]
     difference: Difference | None = None
-    p: Annotated[float, Meta(ge=0, le=1)] | None = None
+    p: Share | None = None
     faithfulness: Difference | None = None
+
+    @property
+    def intervals(self) -> list[Estimate | Difference]:
+        """All numbers that have one."""
+        found = [*self.numbers.values(), self.difference, self.faithfulness]
+        return [number for number in found if number is not None]
 
 
 class Answer(_Struct):
@@ -217,11 +223,17 @@ def read_calibration(path: Path) -> Calibration:
                 if setting is not None:
                     METHODS.get(setting.method).check(setting.method_options, OPTION_NAMES)
             str(answer.reason)
+            _require_intervals(answer)
         except (UsageError, StopIteration, KeyError) as error:
             reason = error.message if isinstance(error, UsageError) else _INCOMPLETE
             field = msg("documents.field", "field {field}: {reason}", field=f"answers.{name}", reason=reason)
             raise damaged(path, field) from error
     return found
+
+
+def _require_intervals(answer: Answer) -> None:
+    if not all(number.low <= number.high for row in answer.rows for number in row.intervals):
+        raise UsageError(msg("engine.calibration.interval", "an interval ends before it begins"))
 
 
 _INCOMPLETE = msg("engine.calibration.incomplete", "a number that its outcome needs is missing")

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Float64, Num
 
+from vitscope._documents import Count, Share
 from vitscope._messages import msg
 from vitscope.errors import UsageError
 
@@ -31,7 +32,7 @@ class Estimate:
     value: float
     low: float
     high: float
-    count: int
+    count: Count
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Difference:
     value: float
     low: float
     high: float
-    p: float
+    p: Share
     exact: bool
 
 
