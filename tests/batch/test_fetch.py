@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from tests.helpers.errors import raises
-from vitscope.batch import fetch as batch_fetch
+from vitscope.batch import parquet_pages
 from vitscope.batch.archives import list_refs
 from vitscope.batch.fetch import image_reader
 from vitscope.errors import ImageError
@@ -66,7 +66,7 @@ def test_a_row_group_of_large_rows_is_read_row_by_row(tmp_path, dictionary):
 
 
 def test_a_row_group_that_unpacks_to_far_more_than_images_do_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(batch_fetch, "_MOST_FETCHED", 10 * MB)
+    monkeypatch.setattr(parquet_pages, "MOST_UNPACKED", 10 * MB)
     table = pa.table({"image": pa.chunked_array([pa.array([bytes(MB)]) for _ in range(12)])})
     pq.write_table(table, path := tmp_path / "a.parquet", compression="zstd", use_dictionary=False)
     del table

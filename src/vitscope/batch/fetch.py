@@ -14,6 +14,7 @@ from vitscope._bands import Reading
 from vitscope._decoder import guarded
 from vitscope._messages import msg
 from vitscope.batch.archives import failure_reason, local_path, open_file
+from vitscope.batch.parquet_pages import WatchedFile, too_packed
 from vitscope.batch.types import Ref
 from vitscope.errors import ImageError, OutOfMemoryError, is_out_of_memory
 from vitscope.images import Picture, ReadOptions, decode_image, load_image, read_image_file
@@ -23,7 +24,6 @@ from vitscope.media.video import opened_video
 ImageReader: TypeAlias = Callable[[Ref], tuple[Picture, str]]
 _CHUNK, _MOST_FETCHED = 1 << 20, 1_000_000_000  # bytes of a URL: at once, and in all
 _BUFFER, _KEPT = 1 << 23, 1 << 26  # bytes of a row group: read at once, and of rows that wait for other threads
-_MOST_PACKED, _SIZES = 100, ("compressed", "uncompressed")  # rows of images do not become smaller by more
 _SEEK_BEYOND = 10.0  # seconds; shorter gaps are decoded
 
 
@@ -150,6 +150,7 @@ class _RowGroup:
         self._lock, self._stack = Lock(), ExitStack()
         self._of, self._next, self._ahead = ("", -1, ""), 0, dict[int, Any]()
         self._rows: Iterator[Any] = iter(())
+        self._file: WatchedFile | None = None
 
     def __enter__(self) -> "_RowGroup":
         return self
@@ -172,7 +173,7 @@ class _RowGroup:
         return _whole(value if "://" in value or value.startswith("/") or not beside else f"{beside}/{value}")
 
     def _forget(self) -> None:
-        self._of, self._rows, self._next, self._ahead = ("", -1, ""), iter(()), 0, {}
+        self._of, self._rows, self._next, self._ahead, self._file = ("", -1, ""), iter(()), 0, {}, None
         self._stack.close()
 
     def _row(self, ref: Ref) -> Any:
@@ -183,8 +184,11 @@ class _RowGroup:
         while self._next <= ref.at:
             try:
                 value = next(self._rows).column(0)[0].as_py()
-            except Exception:
+            except Exception as error:
+                problem = self._file.problem if self._file else None
                 self._forget()
+                if problem is not None:
+                    raise problem from error
                 raise
             if isinstance(value, dict):  # as in datasets on the Hub
                 value = value.get("bytes") or value.get("path")
@@ -203,21 +207,11 @@ class _RowGroup:
         import pyarrow.parquet as pq
 
         self._forget()
-        file = self._stack.enter_context(open_file(ref.path))
+        file = self._file = WatchedFile(self._stack.enter_context(open_file(ref.path)))
         table = self._stack.enter_context(pq.ParquetFile(file, buffer_size=_BUFFER))
-        group = table.metadata.row_group(ref.group)
-        columns = [group.column(number) for number in range(group.num_columns)]
-        columns = [one for one in columns if one.path_in_schema.split(".")[0] == ref.column]
-        packed, unpacked = (sum(getattr(one, f"total_{kind}_size") for one in columns) for kind in _SIZES)
-        if unpacked > max(_MOST_FETCHED, _MOST_PACKED * packed):
-            problem = msg(
-                "batch.packed-rows",
-                "{source}: its row group unpacks {packed} million bytes to {unpacked} million",
-                source=ref.source,
-                packed=f"{packed / 1e6:.3g}",
-                unpacked=f"{unpacked / 1e6:,.0f}",
-            )
+        if problem := too_packed(ref.source, table.metadata.row_group(ref.group), ref.column):
             raise ImageError(problem, msg("batch.packed-rows.hint", "write the file again with smaller row groups"))
+        file.watch(table.metadata)
         # a value that stands once in a dictionary can be that of every row, so that several rows at once are no less
         self._rows = table.iter_batches(1, row_groups=[ref.group], columns=[ref.column], use_threads=False)
         self._of = (ref.path, ref.group, ref.column)

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from vitscope.batch._arrow import pa, pc, pq
 from vitscope.batch.archives import list_refs
 from vitscope.batch.fetch import image_reader
 from vitscope.batch.output import read_manifest, require_intact
+from vitscope.batch.parquet_pages import WatchedFile, too_packed
 from vitscope.batch.rows import map_from_row
 from vitscope.batch.schemas import Plan, ShardRecord, check_columns, check_rows, row_provenance
 from vitscope.batch.types import SCHEMA, Ref, plan_file
@@ -58,8 +59,12 @@ def row_batches(out: Path, columns: Sequence[str] | None = None) -> Iterator[pa.
     for shard in finished_shards(out):
         path = require_intact(out, shard)
         try:
-            with pq.ParquetFile(path) as file:
+            with path.open("rb") as opened, _reading(watched := WatchedFile(opened)), pq.ParquetFile(watched) as file:
+                watched.watch(file.metadata)
                 check_columns(path, file.schema_arrow)
+                for group in range(file.num_row_groups):
+                    if problem := too_packed(path.name, file.metadata.row_group(group)):
+                        raise damaged(path, problem)
                 if file.metadata.num_rows != shard.rows:
                     raise damaged(path, msg("batch.other-rows", "it has other rows than were written"))
                 for part in file.iter_batches(1024, columns=columns):
@@ -71,6 +76,17 @@ def row_batches(out: Path, columns: Sequence[str] | None = None) -> Iterator[pa.
                 msg("batch.unreadable-shard", "{path} cannot be read: {reason}", path=path, reason=first_line(error)),
                 msg("batch.unreadable-shard.hint", "restore the file, or run the batch again into another {@out}"),
             ) from error
+
+
+@contextmanager
+def _reading(file: WatchedFile) -> Iterator[None]:
+    """Raise what is wrong with a page in place of the error of pyarrow."""
+    try:
+        yield
+    except (OSError, ValueError, pa.ArrowException) as error:
+        if file.problem is not None:
+            raise file.problem from error
+        raise
 
 
 def find_row(out: Path, name: str) -> dict[str, Any]:
