@@ -195,15 +195,11 @@ class _CaptureMode(TorchFunctionMode):
     def _opaque_multi_head(self, args: Any, kwargs: Any) -> Any:
         """Record the matrix that the function returns, where its code cannot be traced."""
         if self._recorder.gradients or self._gradient_rule.name != "plain":
-            raise CaptureError(
-                msg(
-                    "attention.opaque-multi-head",
-                    "gradients inside nn.MultiheadAttention cannot be followed with torch {version}",
-                    version=torch.__version__,
-                ),
-                msg(
-                    "attention.opaque-multi-head.hint", "choose a method without gradients or another version of torch"
-                ),
+            raise CaptureError.coded(
+                "attention.opaque-multi-head",
+                "gradients inside nn.MultiheadAttention cannot be followed with torch {version}",
+                "choose a method without gradients or another version of torch",
+                version=torch.__version__,
             )
         options = _MULTI_HEAD.bind(*args, **kwargs)
         options.apply_defaults()
@@ -224,14 +220,12 @@ class _CaptureMode(TorchFunctionMode):
         recorder = self._recorder
         plain = [_one_length(x.detach()) for x in (query, key, value)]
         if any(x is None for x in plain) or options[0] is not None or recorder.gradients or recorder._edit is not None:
-            raise CaptureError(
-                msg(
-                    "attention.nested",
-                    "{module} computes attention of nested tensors, which is known of images of one size, without "
-                    "gradients",
-                    module=recorder._module,
-                ),
-                msg("attention.nested.hint", "give it images of one size, and record attention without gradients"),
+            raise CaptureError.coded(
+                "attention.nested",
+                "{module} computes attention of nested tensors, which is known of images of one size, without "
+                "gradients",
+                "give it images of one size, and record attention without gradients",
+                module=recorder._module,
             )
         recorder.nested = recorder._module
         self._fused(*cast(Any, plain), *options, **more)

@@ -36,11 +36,9 @@ def scale_heads(model: nn.Module, call: CallSite, weights: Float[Tensor, "B H"])
         if call.event in events:
             edited = True
             if output is None:
-                raise MethodError(
-                    msg(
-                        "attention.heads-mixed",
-                        "this layer mixes its heads as it multiplies with the values, so single heads have no result",
-                    )
+                raise MethodError.coded(
+                    "attention.heads-mixed",
+                    "this layer mixes its heads as it multiplies with the values, so single heads have no result",
                 )
             _scale(output, _expand_weights(weights, lead, call.axis))
 
@@ -60,14 +58,12 @@ def _expand_weights(weights: Float[Tensor, "B H"], lead: tuple[int, ...], axis: 
     first = 1 if axis == 0 else 0
     fits = axis < 0 or lead[axis] == heads
     if not fits or (batch > 1 and (first >= len(lead) or lead[first] != batch)):
-        raise MethodError(
-            msg(
-                "attention.heads-mismatch",
-                "attention over axes {axes} is not that of {heads} heads for each of {images} images",
-                axes=lead,
-                heads=heads,
-                images=batch,
-            )
+        raise MethodError.coded(
+            "attention.heads-mismatch",
+            "attention over axes {axes} is not that of {heads} heads for each of {images} images",
+            axes=lead,
+            heads=heads,
+            images=batch,
         )
     shape = [1] * len(lead)
     if batch > 1:

@@ -149,35 +149,25 @@ class AttentionRecorder:
                 msg("attention.no-forward.hint", "call the model inside the `with`"),
             )
         if not blocks:
-            raise CaptureError(
-                msg(
-                    "attention.no-call",
-                    """{model} made no attention call that is recognised:
+            raise CaptureError.coded(
+                "attention.no-call",
+                """{model} made no attention call that is recognised:
                     torch.nn.functional.scaled_dot_product_attention, nn.MultiheadAttention, or a softmax over the last
                     axis of three or more, multiplied with values as it is""",
-                    model=model,
-                ),
-                msg(
-                    "attention.no-call.hint",
-                    """vitscope explains models that compute attention in one of these ways, as Vision Transformers do
+                """vitscope explains models that compute attention in one of these ways, as Vision Transformers do
                     and convolutional networks do not; a transformers model needs
                     model.set_attn_implementation('sdpa')""",
-                ),
+                model=model,
             )
         if depth is not None and len(blocks) != depth:
-            raise CaptureError(
-                msg(
-                    "attention.wrong-depth",
-                    "{model} made {count} attention calls, but {depth} were expected",
-                    model=model,
-                    count=len(blocks),
-                    depth=depth,
-                ),
-                msg(
-                    "attention.wrong-depth.hint",
-                    "the calls came from {names}",
-                    names=", ".join(block.name for block in blocks),
-                ),
+            raise CaptureError.coded(
+                "attention.wrong-depth",
+                "{model} made {count} attention calls, but {depth} were expected",
+                "the calls came from {names}",
+                model=model,
+                count=len(blocks),
+                depth=depth,
+                names=", ".join(block.name for block in blocks),
             )
         if layout is not None:
             for block in blocks:
@@ -195,28 +185,18 @@ class AttentionRecorder:
     def check(self) -> None:
         """Raise a CaptureError where attention was seen that cannot be recorded, or was not seen to the end."""
         if self.cut_short:
-            raise CaptureError(
-                msg(
-                    "attention.cut-short",
-                    "a capture that began earlier ended inside the `with` of this one, and ended it too",
-                ),
-                msg(
-                    "attention.cut-short.hint",
-                    "end captures in the reverse order of their beginnings, or run each in a task or thread of its own",
-                ),
+            raise CaptureError.coded(
+                "attention.cut-short",
+                "a capture that began earlier ended inside the `with` of this one, and ended it too",
+                "end captures in the reverse order of their beginnings, or run each in a task or thread of its own",
             )
         if self._refused:
-            raise CaptureError(
-                msg(
-                    "attention.reweighted",
-                    "{module} changes single weights after its softmax and does not normalise them again: its rows no "
-                    "longer sum to one, so what it attends to is not known",
-                    module=self._refused[0],
-                ),
-                msg(
-                    "attention.reweighted.hint",
-                    "mask the scores before the softmax, or divide the rows by their sums after it",
-                ),
+            raise CaptureError.coded(
+                "attention.reweighted",
+                "{module} changes single weights after its softmax and does not normalise them again: its rows no "
+                "longer sum to one, so what it attends to is not known",
+                "mask the scores before the softmax, or divide the rows by their sums after it",
+                module=self._refused[0],
             )
 
     @property
@@ -263,13 +243,11 @@ class AttentionRecorder:
     def require_numbers(self) -> None:
         """Raise a CaptureError inside torch.func."""
         if in_torch_func():
-            raise CaptureError(
-                msg(
-                    "attention.in-torch-func",
-                    "{module} computes attention inside torch.func (vmap, grad), where its numbers cannot be read",
-                    module=self._module,
-                ),
-                msg("attention.in-torch-func.hint", "compute it for all heads and images at once, without vmap"),
+            raise CaptureError.coded(
+                "attention.in-torch-func",
+                "{module} computes attention inside torch.func (vmap, grad), where its numbers cannot be read",
+                "compute it for all heads and images at once, without vmap",
+                module=self._module,
             )
 
     def _next_event(self) -> int:

@@ -230,10 +230,9 @@ def find_blocks(
                 raise UnsupportedError(msg("attention.tokens-change", "its tokens change between its blocks"))
             extras = tuple(extra for _, _, extra in runs)
             return TransformerBlocks(blocks, extras, batch, order, prefix, after[0] if len(after) == 1 else None)
-    problem = msg(
+    raise UnsupportedError.coded(
         "attention.not-token-blocks", "not every block takes and returns tokens of shape (B, {count}, D)", count=count
     )
-    raise UnsupportedError(problem)
 
 
 def _tokens(args: Any, kwargs: Any) -> Any:

@@ -78,14 +78,12 @@ class OutputFolder:
             if shard is None:
                 yield task
             elif shard.digest != task.digest:
-                raise ResultError(
-                    msg(
-                        "batch.source-changed",
-                        "the source has changed since the run in {path} started: shard {number} held other images",
-                        path=self.folder,
-                        number=task.number,
-                    ),
-                    msg("batch.source-changed.hint", "choose another {@out}, or restore the source"),
+                raise ResultError.coded(
+                    "batch.source-changed",
+                    "the source has changed since the run in {path} started: shard {number} held other images",
+                    "choose another {@out}, or restore the source",
+                    path=self.folder,
+                    number=task.number,
                 )
 
     def commit(self, outcome: Outcome) -> ShardRecord:
@@ -243,29 +241,25 @@ def _write_shard(folder: Path, outcome: Outcome) -> ShardRecord:
 def _holds_run(folder: Path, resume: bool) -> bool:
     """Return whether the folder holds a run; raise where a run may not start there."""
     if _URL.match(place := folder.as_posix()) and not folder.exists():
-        raise UsageError(
-            msg(
-                "batch.output-is-url",
-                "{url} is not a folder: object stores have no rename and no lock, which resuming needs",
-                url=place.replace(":/", "://", 1),
-            ),
-            msg("batch.output-is-url.hint", "choose a local or mounted folder, and copy it there after the run"),
+        raise UsageError.coded(
+            "batch.output-is-url",
+            "{url} is not a folder: object stores have no rename and no lock, which resuming needs",
+            "choose a local or mounted folder, and copy it there after the run",
+            url=place.replace(":/", "://", 1),
         )
     if folder.exists() and not folder.is_dir():
         raise ResultError(msg("batch.output-is-file", "{path} is a file, not a folder", path=folder), _OTHER_OUT)
     if (folder / PLAN).is_file():
         if not resume:
-            raise ResultError(
-                msg("batch.already-started", "{path} holds an earlier run", path=folder),
-                msg("batch.already-started.hint", "{@resume=True} continues it"),
+            raise ResultError.coded(
+                "batch.already-started", "{path} holds an earlier run", "{@resume=True} continues it", path=folder
             )
         return True
     if folder.is_dir() and any(
         one.name not in (LOCK, DATA, STATS) and not one.name.startswith(PART_PREFIX) for one in folder.iterdir()
     ):
-        raise ResultError(
-            msg("batch.output-not-empty", "{path} is not empty and holds no run of vitscope batch", path=folder),
-            _OTHER_OUT,
+        raise ResultError.coded(
+            "batch.output-not-empty", "{path} is not empty and holds no run of vitscope batch", _OTHER_OUT, path=folder
         )
     return False
 

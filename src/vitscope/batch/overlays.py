@@ -63,9 +63,8 @@ def write_video(images: Iterable[Path], path: Path, rate: float = 10.0) -> Path:
     require_package("av", "PyAV", extra="video")
     with atomic_write(path) as part:
         if not encode_video(_opened(images), part, rate):
-            raise ResultError(
-                msg("batch.no-overlays", "there are no overlays for a video"),
-                msg("batch.no-overlays.hint", "run the batch with {@overlays=True}"),
+            raise ResultError.coded(
+                "batch.no-overlays", "there are no overlays for a video", "run the batch with {@overlays=True}"
             )
     return path
 

@@ -53,14 +53,12 @@ class Cluster:
     def __post_init__(self) -> None:
         workers = 1 if self.workers is None else self.workers
         if not (is_whole(workers, 1) and is_whole(self.cpus, 1) and is_real(self.stall_timeout, 1e-3, 1e9)):
-            raise UsageError(
-                msg(
-                    "batch.cluster-numbers",
-                    "workers, cpus and stall_timeout must be positive, got {workers}, {cpus} and {timeout}",
-                    workers=self.workers,
-                    cpus=self.cpus,
-                    timeout=self.stall_timeout,
-                )
+            raise UsageError.coded(
+                "batch.cluster-numbers",
+                "workers, cpus and stall_timeout must be positive, got {workers}, {cpus} and {timeout}",
+                workers=self.workers,
+                cpus=self.cpus,
+                timeout=self.stall_timeout,
             )
 
 
@@ -253,15 +251,11 @@ def _start_here(cpus: int, quiet: dict[str, Any]) -> None:
             break
     if not _is_private():
         ray.shutdown()
-        raise ResultError(
-            msg(
-                "batch.ray-open",
-                "Ray {version} would accept other users of this machine or network: it has no token or no loopback",
-                version=ray.__version__,
-            ),
-            msg(
-                "batch.ray-open.hint", "install a later release, pip install -U 'vitscope[ray]', or use {@engine=local}"
-            ),
+        raise ResultError.coded(
+            "batch.ray-open",
+            "Ray {version} would accept other users of this machine or network: it has no token or no loopback",
+            "install a later release, pip install -U 'vitscope[ray]', or use {@engine=local}",
+            version=ray.__version__,
         )
 
 
@@ -273,14 +267,12 @@ def _check_address_space() -> None:
         return
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
     if 0 <= limit < _ADDRESS_SPACE:
-        raise ResultError(
-            msg(
-                "batch.address-space",
-                "this process may use {limit} GB of address space (ulimit -v); Ray's processes need {needed} GB",
-                limit=format(limit / 1e9, ".3g"),
-                needed=format(_ADDRESS_SPACE / 1e9, ".3g"),
-            ),
-            msg("batch.address-space.hint", "run without that limit, or use {@engine=local}"),
+        raise ResultError.coded(
+            "batch.address-space",
+            "this process may use {limit} GB of address space (ulimit -v); Ray's processes need {needed} GB",
+            "run without that limit, or use {@engine=local}",
+            limit=format(limit / 1e9, ".3g"),
+            needed=format(_ADDRESS_SPACE / 1e9, ".3g"),
         )
 
 
@@ -322,19 +314,14 @@ def _workers(cluster: Cluster) -> int:
     workers = cluster.workers or gpus or max(1, (cpus - 1) // cluster.cpus)
     needed = workers * cluster.cpus + 1
     if cpus < needed:
-        raise UsageError(
-            msg(
-                "batch.too-few-cpus",
-                "the Ray cluster has {cpus} CPUs, but {workers} workers need {needed}: {each} each, and one to read",
-                cpus=cpus,
-                workers=workers,
-                needed=needed,
-                each=cluster.cpus,
-            ),
-            msg(
-                "batch.too-few-cpus.hint",
-                "choose {@workers={most}}, or a larger cluster",
-                most=max(1, (cpus - 1) // cluster.cpus),
-            ),
+        raise UsageError.coded(
+            "batch.too-few-cpus",
+            "the Ray cluster has {cpus} CPUs, but {workers} workers need {needed}: {each} each, and one to read",
+            "choose {@workers={most}}, or a larger cluster",
+            cpus=cpus,
+            workers=workers,
+            needed=needed,
+            each=cluster.cpus,
+            most=max(1, (cpus - 1) // cluster.cpus),
         )
     return workers

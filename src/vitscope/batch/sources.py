@@ -71,9 +71,8 @@ class ImageSource:
             _check_scheme(self.location)
         somewhere = _is_url(self.location) or self._is_pattern() or _BRACES.search(self.location)
         if not somewhere and not os.path.lexists(self.location):
-            raise UsageError(
-                msg("batch.no-source", "the source {path} does not exist", path=self.location),
-                msg("batch.no-source.hint", "check the path"),
+            raise UsageError.coded(
+                "batch.no-source", "the source {path} does not exist", "check the path", path=self.location
             )
 
     def identity(self) -> dict[str, Any]:
@@ -230,13 +229,11 @@ def _walk(
         and holds_results(Path(folder))
     ):
         if not key:
-            raise UsageError(
-                msg("batch.results-as-source", "{path} holds results of vitscope, not photos", path=folder),
-                msg(
-                    "batch.results-as-source.hint",
-                    "name the folder of the photos, or a pattern such as {path}/*.jpg",
-                    path=folder,
-                ),
+            raise UsageError.coded(
+                "batch.results-as-source",
+                "{path} holds results of vitscope, not photos",
+                "name the folder of the photos, or a pattern such as {path}/*.jpg",
+                path=folder,
             )
         results.append(folder)
         return

@@ -167,14 +167,12 @@ class BatchPlan:
         for name, least in minima.items():
             value = getattr(self, name)
             if value is not None and not is_whole(value, least):
-                raise UsageError(
-                    msg(
-                        "batch.too-small",
-                        "{@*name} must be at least {least}, got {value}",
-                        name=name,
-                        least=least,
-                        value=value,
-                    )
+                raise UsageError.coded(
+                    "batch.too-small",
+                    "{@*name} must be at least {least}, got {value}",
+                    name=name,
+                    least=least,
+                    value=value,
                 )
             object.__setattr__(self, name, None if value is None else int(value))
         if not self.methods:
@@ -216,8 +214,7 @@ def plan_file(out: "Path") -> "Path":
         ResultError: the folder holds no run.
     """
     if not (path := out / PLAN).exists():
-        raise ResultError(
-            msg("batch.no-run", "{path} holds no run of vitscope batch", path=out),
-            msg("batch.no-run.hint", "choose the output folder of a batch"),
+        raise ResultError.coded(
+            "batch.no-run", "{path} holds no run of vitscope batch", "choose the output folder of a batch", path=out
         )
     return path

@@ -208,13 +208,11 @@ def _takes_context(name: str, annotation: Any) -> bool:
     """Return whether a function takes a `MethodContext`; by name, so that nothing is imported for it."""
     kind = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", "")
     if (kind := kind.rpartition(".")[2]) not in ("AttentionStore", "MethodContext"):
-        raise UsageError(
-            msg(
-                "methods.first-parameter",
-                "the first parameter of the method '{method}' is annotated neither AttentionStore nor MethodContext",
-                method=name,
-            ),
-            msg("methods.first-parameter.hint", "annotate it with what the function is to be given"),
+        raise UsageError.coded(
+            "methods.first-parameter",
+            "the first parameter of the method '{method}' is annotated neither AttentionStore nor MethodContext",
+            "annotate it with what the function is to be given",
+            method=name,
         )
     return kind == "MethodContext"
 

@@ -29,17 +29,12 @@ def patch_gradients(
     activations = context.activations(layer, at)
     gradient = activations.patches(*context.gradients([activations.raw]))
     if not bool(gradient.any()):
-        raise UsageError(
-            msg(
-                "methods.no-patch-gradient",
-                "no patch has a gradient at the {location}: nothing reads the patches there, or the score is at a "
-                "limit where it does not change, such as 0 after a ReLU",
-                location=activations.location,
-            ),
-            msg(
-                "methods.no-patch-gradient.hint",
-                "use {@O:at=norm} or {@O:at=input}, an earlier {@O:layer}, or another target",
-            ),
+        raise UsageError.coded(
+            "methods.no-patch-gradient",
+            "no patch has a gradient at the {location}: nothing reads the patches there, or the score is at a "
+            "limit where it does not change, such as 0 after a ReLU",
+            "use {@O:at=norm} or {@O:at=input}, an earlier {@O:layer}, or another target",
+            location=activations.location,
         )
     return activations, activations.patches(), gradient
 

@@ -70,24 +70,20 @@ def contrast_numbers(target: str, labels: Mapping[int, str], classes: int) -> tu
     if not pairs and failure is not None:
         raise failure
     if len(pairs) > 1:
-        raise UsageError(
-            msg(
-                "methods.two-contrasts",
-                "the contrast '{target}' can be read in {count} ways: {pairs}",
-                target=target,
-                count=len(pairs),
-                pairs="; ".join(f"{first}{CONTRAST}{second}" for first, second in sorted(pairs)),
-            ),
-            msg("methods.two-contrasts.hint", "give the numbers of the two classes"),
+        raise UsageError.coded(
+            "methods.two-contrasts",
+            "the contrast '{target}' can be read in {count} ways: {pairs}",
+            "give the numbers of the two classes",
+            target=target,
+            count=len(pairs),
+            pairs="; ".join(f"{first}{CONTRAST}{second}" for first, second in sorted(pairs)),
         )
     ((first_class, second_class),) = pairs
     if first_class == second_class:
-        raise UsageError(
-            msg(
-                "methods.contrast-with-itself",
-                "the target '{target}' is the contrast of a class with itself, which is 0 everywhere",
-                target=target,
-            )
+        raise UsageError.coded(
+            "methods.contrast-with-itself",
+            "the target '{target}' is the contrast of a class with itself, which is 0 everywhere",
+            target=target,
         )
     return first_class, second_class
 
@@ -127,17 +123,14 @@ def _names(label: str) -> list[str]:
 def _only(target: str, found: list[int], labels: Mapping[int, str]) -> int:
     if len(found) == 1:
         return found[0]
-    raise UsageError(
-        msg(
-            "methods.several-classes",
-            "{count} classes are called '{target}': {classes}",
-            count=len(found),
-            target=target,
-            classes="; ".join(f"{number} ({labels[number]})" for number in found),
-        ),
-        msg(
-            "methods.several-classes.hint", "give the number of the one that you mean, such as {first}", first=found[0]
-        ),
+    raise UsageError.coded(
+        "methods.several-classes",
+        "{count} classes are called '{target}': {classes}",
+        "give the number of the one that you mean, such as {first}",
+        count=len(found),
+        target=target,
+        classes="; ".join(f"{number} ({labels[number]})" for number in found),
+        first=found[0],
     )
 
 

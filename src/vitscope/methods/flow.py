@@ -5,7 +5,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vitscope._messages import msg
 from vitscope.attention import AttentionStore, LayerSpec
 from vitscope.errors import MethodError, require_package
 from vitscope.methods.base import method
@@ -57,14 +56,12 @@ def flow(
     check_residual_weight(residual_weight)
     tokens = readout.shape[1]
     if tokens > _MOST_TOKENS:
-        raise MethodError(
-            msg(
-                "methods.too-many-tokens",
-                "flow is exact and slow: {count} tokens are more than {most}",
-                count=tokens,
-                most=_MOST_TOKENS,
-            ),
-            msg("methods.too-many-tokens.hint", "choose a smaller {@size}, or the method rollout"),
+        raise MethodError.coded(
+            "methods.too-many-tokens",
+            "flow is exact and slow: {count} tokens are more than {most}",
+            "choose a smaller {@size}, or the method rollout",
+            count=tokens,
+            most=_MOST_TOKENS,
         )
     steps = []
     for layer in store.select(layers):

@@ -100,13 +100,11 @@ def smoothgrad(context: MethodContext, *, samples: int = 16, noise: float = 0.15
     Limits: as for one gradient; noise hides fine structure.
     """
     if samples < 1 or noise < 0:
-        raise UsageError(
-            msg(
-                "methods.bad-noise",
-                "{@O:samples} must be at least 1 and {@O:noise} at least 0, not {samples} and {noise}",
-                samples=samples,
-                noise=noise,
-            )
+        raise UsageError.coded(
+            "methods.bad-noise",
+            "{@O:samples} must be at least 1 and {@O:noise} at least 0, not {samples} and {noise}",
+            samples=samples,
+            noise=noise,
         )
     x = context.pixels.detach()
     spread = noise * (x.amax((1, 2, 3)) - x.amin((1, 2, 3)))

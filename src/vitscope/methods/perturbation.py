@@ -42,14 +42,12 @@ def occlusion(context: MethodContext, *, window: int = 2, stride: int = 1, fill:
     """
     (gh, gw), (rows, columns) = context.layout.grid, context.layout.shape[-2:]
     if not 1 <= window <= min(rows, columns) or not 1 <= stride <= window:
-        raise UsageError(
-            msg(
-                "methods.bad-window",
-                "{@O:window} must be 1 to {most} patches and {@O:stride} 1 to the window, not {window} and {stride}",
-                most=min(rows, columns),
-                window=window,
-                stride=stride,
-            )
+        raise UsageError.coded(
+            "methods.bad-window",
+            "{@O:window} must be 1 to {most} patches and {@O:stride} 1 to the window, not {window} and {stride}",
+            most=min(rows, columns),
+            window=window,
+            stride=stride,
         )
     tops = [plane + r for plane in range(0, gh, rows) for r in _starts(rows, window, stride)]
     corners = [(r, c) for r in tops for c in _starts(columns, window, stride)]
@@ -106,14 +104,12 @@ def rise(
     Limits: noisy: the error falls with the square root of `masks`; a score far from zero adds a constant with noise.
     """
     if masks < 1 or cells < 1 or not 0 < share < 1:
-        raise UsageError(
-            msg(
-                "methods.bad-masks",
-                "{@O:masks} and {@O:cells} must be at least 1 and {@O:share} in (0, 1), not {masks}, {cells}, {share}",
-                masks=masks,
-                cells=cells,
-                share=share,
-            )
+        raise UsageError.coded(
+            "methods.bad-masks",
+            "{@O:masks} and {@O:cells} must be at least 1 and {@O:share} in (0, 1), not {masks}, {cells}, {share}",
+            masks=masks,
+            cells=cells,
+            share=share,
         )
     pixels = context.pixels.detach()
     size, draw = pixels.shape[2:], torch.Generator().manual_seed(context.seed)
@@ -172,14 +168,12 @@ def token_removal(context: MethodContext, *, samples: int = 256, keep: float = 0
     count = context.layout.tokens - len(context.layout.prefix)
     kept_count = round(keep * count)
     if samples < 0 or samples == 1 or (samples and not 0 < kept_count < count):
-        raise UsageError(
-            msg(
-                "methods.bad-samples",
-                "{@O:samples} must be 0 or at least 2, and {@O:keep} a share that keeps some patches and not all, not "
-                "{samples} and {keep}",
-                samples=samples,
-                keep=keep,
-            )
+        raise UsageError.coded(
+            "methods.bad-samples",
+            "{@O:samples} must be 0 or at least 2, and {@O:keep} a share that keeps some patches and not all, not "
+            "{samples} and {keep}",
+            samples=samples,
+            keep=keep,
         )
     device = context.pixels.device
     if not samples:

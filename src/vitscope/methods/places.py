@@ -66,14 +66,12 @@ class RegionTarget:
         if answer.ndim == 3 and self.grid is not None and answer.shape[1] == self.grid[0] * self.grid[1]:
             answer = answer.mT.reshape(len(answer), -1, *self.grid)
         if answer.ndim != 4:
-            raise UsageError(
-                msg(
-                    "methods.no-map",
-                    "the target '{target}' names a part of the photo, and the model's answer ({shape}) is no map",
-                    target=self,
-                    shape=_shape(answer),
-                ),
-                msg("methods.no-map.hint", "name a class, a query of a detector, or choose a map by {@output}"),
+            raise UsageError.coded(
+                "methods.no-map",
+                "the target '{target}' names a part of the photo, and the model's answer ({shape}) is no map",
+                "name a class, a query of a detector, or choose a map by {@output}",
+                target=self,
+                shape=_shape(answer),
             )
         size = answer.shape[2:]
         found = [self._weights(region, size[0], size[1]) for region in self.regions] or [np.ones(size)]
@@ -101,17 +99,12 @@ class RegionTarget:
                 raise UsageError(problem, msg("methods.mask-size.hint", "a mask has the size of its upright photo"))
             weights = _overlap(ys, np.arange(height + 1)) @ self.mask @ _overlap(xs, np.arange(width + 1)).T
         if weights.sum() <= 0:
-            raise UsageError(
-                msg(
-                    "methods.region-not-seen",
-                    "nothing of the target '{target}' lies in the part of the photo that the model sees, {box}",
-                    target=self,
-                    box=_numbers(region.box),
-                ),
-                msg(
-                    "methods.region-not-seen.hint",
-                    "boxes and masks are in pixels of the photo: left, top, right, bottom",
-                ),
+            raise UsageError.coded(
+                "methods.region-not-seen",
+                "nothing of the target '{target}' lies in the part of the photo that the model sees, {box}",
+                "boxes and masks are in pixels of the photo: left, top, right, bottom",
+                target=self,
+                box=_numbers(region.box),
             )
         found: np.ndarray = weights
         return found
@@ -147,14 +140,12 @@ class QueryTarget:
             UsageError: an answer without queries, or with fewer.
         """
         if answer.ndim != 3:
-            raise UsageError(
-                msg(
-                    "methods.no-queries",
-                    "the target '{target}' names a query, and the model's answer ({shape}) has none",
-                    target=self,
-                    shape=_shape(answer),
-                ),
-                msg("methods.no-queries.hint", "queries are the rows of an answer (B, queries, classes)"),
+            raise UsageError.coded(
+                "methods.no-queries",
+                "the target '{target}' names a query, and the model's answer ({shape}) has none",
+                "queries are the rows of an answer (B, queries, classes)",
+                target=self,
+                shape=_shape(answer),
             )
         if not 0 <= self.index < answer.shape[1]:
             raise UsageError(
@@ -278,13 +269,11 @@ def _mask(mask: Any) -> Bool[np.ndarray, "H W"]:
     values = values[..., 0] if values.ndim == 3 and values.shape[2] == 1 else values
     found = np.asarray(np.nan_to_num(values) != 0) if values.dtype.kind in "biuf" else np.zeros(0, bool)
     if found.ndim != 2 or not found.any():
-        raise UsageError(
-            msg(
-                "methods.bad-mask",
-                "a mask is an array (H, W) that is not 0 everywhere, not {kind}",
-                kind=_kind(mask, values),
-            ),
-            msg("methods.bad-mask.hint", "pixels of the photo that count are not 0, all others are 0"),
+        raise UsageError.coded(
+            "methods.bad-mask",
+            "a mask is an array (H, W) that is not 0 everywhere, not {kind}",
+            "pixels of the photo that count are not 0, all others are 0",
+            kind=_kind(mask, values),
         )
     return found
 
@@ -294,13 +283,11 @@ def _kind(mask: Any, values: np.ndarray) -> str:
 
 
 def _no_box(box: object) -> UsageError:
-    return UsageError(
-        msg(
-            "methods.bad-box",
-            "a box is left, top, right, bottom with left < right and top < bottom, not {box}",
-            box=",".join(map(str, box)) if isinstance(box, list) else repr(box),
-        ),
-        msg("methods.bad-box.hint", "write region:CLASS:LEFT,TOP,RIGHT,BOTTOM, in pixels of the photo"),
+    return UsageError.coded(
+        "methods.bad-box",
+        "a box is left, top, right, bottom with left < right and top < bottom, not {box}",
+        "write region:CLASS:LEFT,TOP,RIGHT,BOTTOM, in pixels of the photo",
+        box=",".join(map(str, box)) if isinstance(box, list) else repr(box),
     )
 
 

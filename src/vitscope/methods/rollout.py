@@ -71,9 +71,8 @@ def from_layer(layers: LayerSpec, start_layer: int | None) -> LayerSpec:
     if start_layer is None:
         return layers
     if layers is not None:
-        raise UsageError(
-            msg("methods.two-layer-choices", "{@layers} and {@start_layer} exclude each other"),
-            msg("methods.two-layer-choices.hint", "give one of them"),
+        raise UsageError.coded(
+            "methods.two-layer-choices", "{@layers} and {@start_layer} exclude each other", "give one of them"
         )
     return f"{start_layer}--1"
 

@@ -88,9 +88,8 @@ def text(words: str) -> Text:
             msg("methods.text-kind.hint", "give several as {@targets}, each of its own: vitscope.text('a cat')"),
         )
     if not words.strip():
-        raise UsageError(
-            msg("methods.empty-text", "the target text is empty"),
-            msg("methods.empty-text.hint", "write text:a cat, in Python vitscope.text('a cat')"),
+        raise UsageError.coded(
+            "methods.empty-text", "the target text is empty", "write text:a cat, in Python vitscope.text('a cat')"
         )
     return Text(words)
 
@@ -190,14 +189,12 @@ def scorer_of(
                 problem, msg("methods.unknown-features.hint", "pass the target to Scope.explain, which computes them")
             )
         if features.shape[-1] != (width := feature_of(answer).shape[-1]):
-            raise UsageError(
-                msg(
-                    "methods.feature-count",
-                    "the target '{target}' has {count} features, an image has {width}",
-                    target=str(target),
-                    count=features.shape[-1],
-                    width=width,
-                )
+            raise UsageError.coded(
+                "methods.feature-count",
+                "the target '{target}' has {count} features, an image has {width}",
+                target=str(target),
+                count=features.shape[-1],
+                width=width,
             )
         return Scorer(
             [str(target)] * count,
@@ -215,30 +212,21 @@ def scorer_of(
             lambda answer, images: (feature_of(answer) * own[images]).sum(-1),
         )
     if not classifies:
-        raise UsageError(
-            msg(
-                "methods.no-classes",
-                "the target {target} is a class, and this model has no classes",
-                target=repr(target),
-            ),
-            msg(
-                "methods.no-classes.hint",
-                "leave the target out, or write image:PATH, or for CLIP and SigLIP text:WORDS; in Python also "
-                "vitscope.similar_to(image), vitscope.text(words) or a function of the answer",
-            ),
+        raise UsageError.coded(
+            "methods.no-classes",
+            "the target {target} is a class, and this model has no classes",
+            "leave the target out, or write image:PATH, or for CLIP and SigLIP text:WORDS; in Python also "
+            "vitscope.similar_to(image), vitscope.text(words) or a function of the answer",
+            target=repr(target),
         )
     return _class_scorer(target, answer, labels)
 
 
 def _many_places(target: Target, answer: Tensor) -> UsageError:
     """Make the error for a target that does not say where, for an answer with scores at many places."""
-    return UsageError(
-        msg(
-            "methods.many-places",
-            "the model's answer ({shape}) has scores at many places, and the target {target} does not say where",
-            shape=" x ".join(map(str, ("B", *answer.shape[1:]))),
-            target=repr(target),
-        ),
+    return UsageError.coded(
+        "methods.many-places",
+        "the model's answer ({shape}) has scores at many places, and the target {target} does not say where",
         msg(
             "methods.many-places.map.hint",
             "write region:CLASS:LEFT,TOP,RIGHT,BOTTOM, in Python vitscope.region(class, box=...) or mask=...",
@@ -249,6 +237,8 @@ def _many_places(target: Target, answer: Tensor) -> UsageError:
             "write query:INDEX:CLASS, in Python vitscope.query(index, class); where each patch has a row also "
             "region:CLASS:LEFT,TOP,RIGHT,BOTTOM",
         ),
+        shape=" x ".join(map(str, ("B", *answer.shape[1:]))),
+        target=repr(target),
     )
 
 
@@ -282,12 +272,10 @@ def scorer_of_each(scorers: Sequence[Scorer], which: Sequence[int]) -> Scorer:
 def _checked(function: Callable[[Tensor], Tensor], answer: Tensor) -> Tensor:
     score = function(answer)
     if not isinstance(score, Tensor) or score.shape != (len(answer),):
-        raise UsageError(
-            msg(
-                "methods.target-function-shape",
-                "a target function returns one number per image, a tensor of shape ({count},)",
-                count=len(answer),
-            )
+        raise UsageError.coded(
+            "methods.target-function-shape",
+            "a target function returns one number per image, a tensor of shape ({count},)",
+            count=len(answer),
         )
     if answer.requires_grad and torch.is_grad_enabled() and not score.requires_grad:
         raise UsageError(

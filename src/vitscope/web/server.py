@@ -90,9 +90,8 @@ def listen(host: str, port: int) -> Iterator[socket.socket]:
             if "in use" in reason
             else msg("web.cannot-listen.hint", "check --host and --port")
         )
-        raise UsageError(
-            msg("web.cannot-listen", "cannot listen on {host}:{port}: {reason}", host=host, port=port, reason=reason),
-            hint,
+        raise UsageError.coded(
+            "web.cannot-listen", "cannot listen on {host}:{port}: {reason}", hint, host=host, port=port, reason=reason
         ) from None
     try:
         yield listener
