@@ -17,6 +17,7 @@ from vitscope.errors import YES, ImageError, MethodError, UnsupportedError, Usag
 from vitscope.explanation import Explanation
 from vitscope.images import Picture
 from vitscope.methods.base import METHODS
+from vitscope.metrics.ground_truth import centre_prior
 
 RANDOM, CENTRE = "random", "centre prior"
 PRIORS = (RANDOM, CENTRE)
@@ -33,7 +34,6 @@ DEFAULT_METHODS = (
     "ncut",
 )
 TIMING_ROUNDS = 3  # how often each map is timed where cost is measured
-_SIGMA = 0.25  # of the centre prior, in sides of the input
 _CALL_OPTIONS = ("gradient_rule", "refine")  # options of the call, not of the method
 
 
@@ -167,8 +167,7 @@ def explain_case(
     if spec.method == RANDOM:
         values = np.random.default_rng([seed, zlib.crc32(case.name.encode())]).random(layout.grid)
     else:
-        down, across = ((np.arange(n) + 0.5) / n - 0.5 for n in layout.grid)
-        values = np.exp(-(down[:, None] ** 2 + across**2) / (2 * _SIGMA**2))
+        values = centre_prior(layout.grid)
     prefix = np.zeros(len(layout.prefix), np.float32)
     return Explanation(values.astype(np.float32), prefix, spec.method, layout, region.covered(layout), picture=picture)
 

@@ -61,16 +61,7 @@ class MonaiAdapter(MediumAdapter):
         patches = int(embedding.n_patches)
         self.stack = Stack(processor.size if processor else self._cube(patches, patch), patch)
         self.input_size = self.stack.size
-        if self.stack.grid[0] * self.stack.grid[1] != patches:
-            problem = msg(
-                "models.volume-tokens",
-                "{model} has {expected} patches, but a volume of {size} voxels has {found}",
-                model=self.reference,
-                size=" x ".join(map(str, self.stack.shape)),
-                found=self.stack.grid[0] * self.stack.grid[1],
-                expected=patches,
-            )
-            raise LayoutError(problem, _SIZE_HINT)
+        self._require_patches(self.stack.grid[0] * self.stack.grid[1], patches)
         log.debug("preprocessing of %s: %s", self.reference, self.preprocessing())
         self.labels: dict[int, str] = {}
         if around is not None:
@@ -141,16 +132,7 @@ class MonaiAdapter(MediumAdapter):
     def trace(self, size: tuple[int, int] | None = None) -> Trace:
         """Return what the model does with the tokens of a volume; traced the first time."""
         found = super().trace(size)
-        if found.layout.grid != self.stack.grid:
-            problem = msg(
-                "models.volume-tokens",
-                "{model} has {expected} patches, but a volume of {size} voxels has {found}",
-                model=self.reference,
-                size=" x ".join(map(str, self.stack.shape)),
-                found=" x ".join(map(str, found.layout.grid)),
-                expected=" x ".join(map(str, self.stack.grid)),
-            )
-            raise LayoutError(problem, _SIZE_HINT)
+        self._require_patches(*(" x ".join(map(str, one)) for one in (found.layout.grid, self.stack.grid)))
         return replace(found, layout=replace(found.layout, planes=self.stack.steps))
 
     def describe(self) -> Mapping[str, str]:
@@ -173,6 +155,19 @@ class MonaiAdapter(MediumAdapter):
             low=low,
             high=high,
         )
+
+    def _require_patches(self, found: object, expected: object) -> None:
+        """Raise a LayoutError where a volume has other patches than expected, by their number or their grid."""
+        if found != expected:
+            problem = msg(
+                "models.volume-tokens",
+                "{model} has {expected} patches, but a volume of {size} voxels has {found}",
+                model=self.reference,
+                size=" x ".join(map(str, self.stack.shape)),
+                found=found,
+                expected=expected,
+            )
+            raise LayoutError(problem, _SIZE_HINT)
 
     def _cube(self, patches: int, patch: tuple[int, ...]) -> tuple[int, int, int]:
         """Return the size of a volume whose patches are equally many along each axis."""

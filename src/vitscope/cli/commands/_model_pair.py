@@ -56,7 +56,7 @@ class ModelPair:
 
         found = self._distances
         if isinstance(found, str):
-            start = Cell(self._empty(), "distance by layer", textwrap.fill(found, _WIDE))
+            start = Cell(empty_cell(self.picture), "distance by layer", textwrap.fill(found, _WIDE))
         else:
             start = Cell(_plot(found, self.picture.size), "1 - linear CKA by layer")
         return [start, *(self._difference(name, style) for name in methods)]
@@ -67,11 +67,11 @@ class ModelPair:
 
         title = f"difference: {name}"
         if name not in self.one or name not in self.other:
-            return Cell(self._empty(), title, "one of the models has no such map")
+            return Cell(empty_cell(self.picture), title, "one of the models has no such map")
         one, other = self.one[name], self.other[name]
         if not same_patches(one.map.shape[:2], one.region, other.map.shape[:2], other.region):
             why = msg("cli.patches-differ", "the patches do not lie on the same places")
-            return Cell(self._empty(), title, why)
+            return Cell(empty_cell(self.picture), title, why)
         difference = _share(other.map) - _share(one.map)
         drawn = one.region.upsample(difference.astype(np.float32), True)
         return Cell(_signed(drawn, self.picture), title, "red: more in the second, blue: in the first")
@@ -90,10 +90,12 @@ class ModelPair:
         cka = ", ".join(f"{layer.cka:.2g}" for layer in found.layers)
         return f"{self.picture.name}: 1 - linear CKA of patch tokens, layer by layer: {cka}"
 
-    def _empty(self) -> "Image.Image":
-        from PIL import Image
 
-        return Image.new("L", self.picture.size, 230)
+def empty_cell(picture: "Picture") -> "Image.Image":
+    """Return a grey rectangle in the place of a map that there is not, as large as the photo."""
+    from PIL import Image
+
+    return Image.new("L", picture.size, 230)
 
 
 def _share(values: np.ndarray) -> np.ndarray:

@@ -22,8 +22,6 @@ from vitscope.errors import MethodError, UsageError
 from vitscope.metrics.verdict_text import MARKS
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from vitscope.explanation import Explanation
     from vitscope.images import Picture
     from vitscope.metrics.measurement import Measurement, Number
@@ -145,6 +143,7 @@ class _Panel:
 
     def cell(self, picture: "Picture", text: str, progress: console.ImageProgress) -> "Cell":
         """Return the map of one image by one method, or the reason why there is none."""
+        from vitscope.cli.commands._model_pair import empty_cell
         from vitscope.render.sheets import Cell
 
         name, *options = text.split(":")
@@ -175,7 +174,7 @@ class _Panel:
             self.refused.append(
                 {"model": self.scope.adapter.reference, "image": picture.name, "method": text, "reason": reason}
             )
-            return Cell(_empty(picture), text, textwrap.fill(reason, _REMARK))
+            return Cell(empty_cell(picture), text, textwrap.fill(reason, _REMARK))
         self.maps[text] = e
         self.documents.append(
             _document(e, picture.name, name, seconds, measurement) | {"model": self.scope.adapter.reference}
@@ -211,12 +210,6 @@ def _below(e: "Explanation", seconds: float, measurement: "Measurement | None") 
         *(_verdict(number) for number in (measurement.numbers if measurement else ())),
     ]
     return "\n".join(lines)
-
-
-def _empty(picture: "Picture") -> "Image.Image":
-    from PIL import Image
-
-    return Image.new("L", picture.size, 230)
 
 
 def _verdict(number: "Number") -> str:

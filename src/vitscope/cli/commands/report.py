@@ -94,7 +94,6 @@ def _explore(folder: Path, out: Path | None, lang: str | None, force: bool, as_j
 
 
 def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as part:
         part.write_text(text, "utf-8", errors="backslashreplace")
 
