@@ -191,6 +191,7 @@ def test_heat_is_that_of_the_step_of_each_frame(explained):
 def test_all_frames_are_drawn_on_one_scale(explained):
     cold, hot = (np.asarray(explained.overlay(n, opacity=1.0)).astype(int) for n in (0, 4))
     assert hot[20:28, 28:36].mean() > cold[20:28, 28:36].mean() + 40
+    assert hot[30:42, 42:54].mean() > cold[30:42, 42:54].mean() + 40  # the hottest of both frames
     with raises(UsageError, "media.no-such-frame"):
         explained.overlay(8)
     with raises(UsageError, "explanation.notebook-style"):
