@@ -356,7 +356,7 @@ class Scope:
         Raises:
             UsageError, UnsupportedError: a method, option or target that does not exist or does not fit.
 
-        Cost: a few forwards for each map; measuring takes some 100, with few patches up to 300.
+        Cost: a few forwards for each map; measuring takes some 70, with few patches up to 300.
         """
         return view(self.engine, image, **options)
 

@@ -71,7 +71,7 @@ def test_compare_with_measured_numbers(cli, album, tiny_folder, tiny_scope, tmp_
     documents, alone = json.loads(ran.out)["methods"], []
     for cell, document, method in zip(shown[1:], documents, ("rollout", "attention", "random"), strict=True):
         e = tiny_scope.explain(album[0], method=method)
-        metrics = {"metrics": ["deletion", "infidelity"], "steps": 4, "n_squares": 24}
+        metrics = {"metrics": ["deletion", "infidelity"], "steps": 10, "n_squares": 16}
         wanted = tiny_scope.measure(e, **metrics, baseline="black")
         for got, number in zip(document["measurement"]["numbers"], wanted.numbers, strict=True):
             for field in ("value", "random", "low", "high"):

@@ -79,7 +79,7 @@ def test_both_maps_are_measured_as_measure_does(tiny_scope, album):
     found = tiny_scope.recipe(album[0], progress=lambda name, done, total: seen.append((name, done, total)))
     for walk in found.walks:
         e = tiny_scope.explain(album[0], method=walk.result.method)
-        wanted = tiny_scope.measure(e, metrics=["deletion", "infidelity"], steps=4, n_squares=24)
+        wanted = tiny_scope.measure(e, metrics=["deletion", "infidelity"], steps=10, n_squares=16)
         got = {n.name: (n.value, n.random, n.verdict) for n in walk.measurement.numbers}
         assert list(got) == ["deletion", "infidelity"]
         for number in wanted.numbers:

@@ -125,13 +125,17 @@ def test_squares_are_squares_and_sets_of_n_differ():
     one = rank_map(np.zeros((5, 9), np.float32), 0)
     masks = next(m for m in MEASURES if m.name == "infidelity").masks(one, plan)
     assert not masks[0].any()
-    sides = set()
+    sides, begun = [], []
     for mask in masks[1:].reshape(-1, 5, 9):
         rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
         assert mask.sum() == rows.size * columns.size == rows.size**2
         assert np.ptp(rows) == np.ptp(columns) == rows.size - 1
-        sides.add(rows.size)
-    assert sides == {1, 2}
+        sides.append(rows.size)
+        begun.append([rows[0] / (6 - rows.size), columns[0] / (10 - rows.size)])
+    assert sorted(sides) == [1] * 15 + [2] * 15  # a Latin hypercube: as many of each, and all over the grid
+    for places in np.sort(begun, axis=0).T:
+        assert (places <= np.arange(1, 31) / 30).all()
+        assert (places + 1 / 4 > np.arange(30) / 30).all()
     sets = next(m for m in MEASURES if m.name == "sensitivity-n").masks(one, plan)
     assert len(np.unique(sets[1 + 24 :], axis=0)) > 0.9 * (len(sets) - 25)
     assert sets[1:].any(0).all()

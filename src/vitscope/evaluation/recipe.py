@@ -11,7 +11,7 @@ from vitscope.engine.engine import Engine
 from vitscope.engine.options import Options, Progress
 from vitscope.engine.ranges import checked
 from vitscope.engine.runner import alone
-from vitscope.evaluation.evaluate import QUICK, ScoreCache, measure
+from vitscope.evaluation.evaluate import ScoreCache, measure, quick_options
 from vitscope.evaluation.recipe_page import Recipe, Walk
 from vitscope.images import ImageLike
 from vitscope.methods.notebook_recipe import notebook_recipe
@@ -74,7 +74,13 @@ def recipe(
             replace(
                 walk,
                 measurement=measure(
-                    engine, walk.result, seconds=seconds, seed=seed, score_cache=cache, progress=progress, **QUICK
+                    engine,
+                    walk.result,
+                    seconds=seconds,
+                    seed=seed,
+                    score_cache=cache,
+                    progress=progress,
+                    **quick_options(walk.result),
                 ),
             )
             for walk in walks

@@ -236,12 +236,18 @@ def _sensitivity_n(one: RankedMap, scores: np.ndarray, settings: MeasureSettings
 
 @lru_cache(maxsize=4)
 def _squares(settings: MeasureSettings) -> np.ndarray:
-    gh, gw = settings.grid
+    """Return none, then random squares of up to half the grid: a Latin hypercube (McKay, Beckman, Conover 1979).
+
+    Of n squares one has each nth of the sides, one each nth of the rows, one each nth of the columns where it may
+    begin: so few squares say as much as more that are independent of each other.
+    """
+    (gh, gw), count = settings.grid, settings.n_squares
     rng = np.random.default_rng([settings.seed, 0])
-    masks = np.zeros((settings.n_squares + 1, gh, gw), bool)
-    for mask in masks[1:]:
-        side = rng.integers(1, max(min(gh, gw) // 2, 1) + 1)
-        top, left = rng.integers(0, gh - side + 1), rng.integers(0, gw - side + 1)
+    strata = rng.permuted(np.tile(np.arange(count)[:, None], 3), axis=0)
+    masks = np.zeros((count + 1, gh, gw), bool)
+    for mask, (of_sides, of_rows, of_columns) in zip(masks[1:], (strata + rng.random((count, 3))) / count, strict=True):
+        side = 1 + int(of_sides * max(min(gh, gw) // 2, 1))
+        top, left = int(of_rows * (gh - side + 1)), int(of_columns * (gw - side + 1))
         mask[top : top + side, left : left + side] = True
     drawn = masks.reshape(len(masks), -1)
     drawn.setflags(write=False)

@@ -60,7 +60,7 @@ class ViewRequest(_Request):
     target: ClassNumber | Words | None = Field(None, description="A class by number or name.")
     top: Whole = Field(5, ge=1, le=10, description="How many predicted classes get a map of their own.")
     size: Whole | None = Field(None, ge=16, le=8192, description="The input size in pixels.")
-    measure: bool = Field(False, description="Deletion and infidelity of each map: some 100 to 300 forwards in all.")
+    measure: bool = Field(False, description="Deletion and infidelity of each map: some 70 to 300 forwards in all.")
     seed: Whole = Field(0, ge=0, le=2**31, description="Of random numbers.")
 
     @model_validator(mode="after")

@@ -44,7 +44,7 @@ def compare(
     size: opt.Size = None,
     measure: Annotated[
         bool,
-        typer.Option("--measure", help="Also deletion and infidelity, beside random maps: some 100 forwards an image."),
+        typer.Option("--measure", help="Also deletion and infidelity, beside random maps: some 70 forwards an image."),
     ] = False,
     baseline: opt.Baseline = "auto",
     out: SheetOut = Path("out"),
@@ -159,12 +159,12 @@ class _Panel:
             seconds = time.perf_counter() - start
             measurement = None
             if self.measured:
-                from vitscope.evaluation.evaluate import QUICK
+                from vitscope.evaluation.evaluate import quick_options
 
                 measurement = self.scope.measure(
                     e,
                     target=self.options["target"],
-                    **QUICK,
+                    **quick_options(e),
                     baseline=self.baseline,
                     score_cache=self.score_cache,
                     progress=progress.update_forwards,
