@@ -21,6 +21,7 @@ from vitscope._documents import (
     read_bytes,
     require_contents,
 )
+from vitscope._messages import CONTROL
 from vitscope.errors import ResultError
 
 
@@ -49,6 +50,15 @@ def test_a_document_comes_back(indent):
     assert found.name == WHOLE["name"]
     other = json.dumps(dict(reversed(json.loads(data).items())), indent=7).encode()
     assert parse_document(other, Example, "x.json") == found, "order and white space say nothing"
+
+
+def test_control_characters_of_names_are_escapes():
+    name = "a\x1b[31m\x7f\x9b\u202e\u2066\u2028\u200d\ufeff\tb\nc \u2603 猫"
+    for indent in (None, 2):
+        data = document_bytes(WHOLE | {"name": name}, indent)
+        assert not CONTROL.search(data.decode().replace("\n", ""))
+        assert "\u2603 猫" in data.decode()
+        assert parse_document(data, Example, "x.json").name == name
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import msgspec
 from msgspec import Meta
 
-from vitscope._messages import msg
+from vitscope._messages import json_text, msg
 from vitscope.errors import ResultError, first_line
 
 if TYPE_CHECKING:
@@ -173,7 +173,7 @@ def json_bytes(document: Mapping[str, Any], indent: int | None = 2) -> bytes:
     Raises:
         ValueError: NaN or infinity in it.
     """
-    text = json.dumps(document, indent=indent, ensure_ascii=False, allow_nan=False) + "\n"
+    text = json_text(document, indent) + "\n"
     # bytes of a file name that are no text become \\udcXX, which is what JSON calls them
     return text.encode("utf-8", "backslashreplace")
 

@@ -15,6 +15,7 @@ In a template, `{name}` is a parameter and `{@size=224}` an option in the caller
 numbers are formatted by the caller.
 """
 
+import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
@@ -63,6 +64,16 @@ def msg(code: str, template: str, /, **params: object) -> Message:
 def visible(text: str, kept: str = "") -> str:
     """Return a text whose control characters, except those `kept`, are escapes: a name may hold any."""
     return CONTROL.sub(lambda found: found[0] if found[0] in kept else _escaped(found[0]), text)
+
+
+def json_text(document: object, indent: int | None = 2) -> str:
+    """Return a document as JSON; control characters of names are escapes in it.
+
+    Raises:
+        ValueError: NaN or infinity in it.
+    """
+    text = json.dumps(document, indent=indent, ensure_ascii=False, allow_nan=False)
+    return CONTROL.sub(lambda found: found[0] if found[0] == "\n" else json.dumps(found[0])[1:-1], text)
 
 
 def _escaped(character: str) -> str:

@@ -1,6 +1,5 @@
 """`vitscope bench` as a function: makes the cases, runs the methods, writes table and report."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from vitscope._files import atomic_write
-from vitscope._messages import msg
+from vitscope._messages import json_text, msg
 from vitscope._version import __version__
 from vitscope.bench import planted
 from vitscope.bench.cases import KINDS, Case, Explainer, planted_cases
@@ -190,8 +189,7 @@ def run_benchmark(
     summary = summarise(
         benchmark.kind, KINDS[benchmark.kind], results, benchmark.options, benchmark.notes, benchmark.seed
     )
-    document = json.dumps(summary.to_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    _write(Path(out) / "results.json", document)
+    _write(Path(out) / "results.json", json_text(summary.to_dict()) + "\n")
     if find_spec("pyarrow"):
         _parquet(Path(out) / "results.parquet", results)
     else:

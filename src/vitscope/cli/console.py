@@ -1,6 +1,5 @@
 """Terminal output of the commands: results on stdout; progress, notes, errors and the log on stderr."""
 
-import json
 import logging
 import re
 import sys
@@ -27,7 +26,7 @@ from rich.segment import ControlType
 from rich.table import Table
 from rich.text import Text
 
-from vitscope._messages import CONTROL, Message, msg, visible
+from vitscope._messages import Message, json_text, msg, visible
 from vitscope.cli.origins import locate
 from vitscope.errors import UsageError, VitscopeError
 
@@ -119,12 +118,7 @@ def failure_document(source: str, error: VitscopeError) -> dict[str, str]:
 
 def print_json(document: Mapping[str, Any]) -> None:
     """Print one JSON document on stdout."""
-    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
-    sys.stdout.write(CONTROL.sub(lambda found: found[0] if found[0] == "\n" else _in_json(found[0]), text) + "\n")
-
-
-def _in_json(character: str) -> str:
-    return json.dumps(character)[1:-1]
+    sys.stdout.write(json_text(document) + "\n")
 
 
 def print_table(headings: Sequence[str], rows: Sequence[Sequence[object]], *, wrap: bool = False) -> None:

@@ -1,6 +1,5 @@
 """Measurements: numbers of one map, each compared with the same number of random maps. Numpy only."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
-from vitscope._messages import join_messages, msg
+from vitscope._messages import join_messages, json_text, msg
 from vitscope.errors import UnknownNameError
 from vitscope.metrics.faithfulness import POWER, Better, MeasureResult
 from vitscope.metrics.table_files import write_table
@@ -220,7 +219,7 @@ class Measurement:
 
     def to_json(self) -> str:
         """Return everything as JSON text."""
-        return json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
+        return json_text(self.to_dict())
 
     def save(self, path: str | Path, *, force: bool = False) -> Path:
         """Write a file: `.json` holds everything (`to_dict`), `.parquet` the table (`rows`).

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from vitscope._files import already_there, atomic_write, path_exists
-from vitscope._messages import msg
+from vitscope._messages import json_text, msg
 from vitscope.errors import UsageError, require_package
 
 
@@ -44,8 +44,7 @@ def write_table(
         raise already_there(path)
     with atomic_write(path) as part:
         if ending == ".json":
-            text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-            part.write_text(text, "utf-8", errors="backslashreplace")
+            part.write_text(json_text(document) + "\n", "utf-8", errors="backslashreplace")
         else:
             _parquet(part, rows, {k: v for k, v in document.items() if k not in without})
     return path
