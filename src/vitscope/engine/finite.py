@@ -10,6 +10,7 @@ from vitscope._messages import msg
 from vitscope.attention import AttentionStore, Factored
 from vitscope.attention.changes import Changes
 from vitscope.errors import MethodError, UsageError
+from vitscope.tracing.token_tensor import tensors_in
 
 NOT_FINITE = (
     *("engine.answer-not-finite", "engine.attention-not-finite", "engine.score-not-finite"),
@@ -124,8 +125,8 @@ def _first_layer(model: nn.Module, run: Callable[[], Any]) -> str | None:
 
     def watch(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, given: Any, result: Any) -> None:
-            if not found and not all(map(_finite, _tensors(result))):
-                made_here = all(map(_finite, _tensors(given)))
+            if not found and not all(map(_finite, tensors_in(result))):
+                made_here = all(map(_finite, tensors_in(given)))
                 found.append(name if made_here else name.rpartition(".")[0])
 
         return hook
@@ -141,12 +142,3 @@ def _first_layer(model: nn.Module, run: Callable[[], Any]) -> str | None:
 def _finite(tensor: Tensor) -> bool:
     values = tensor.detach()
     return not values.is_floating_point() or bool(values.isfinite().all())
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, dict):
-        yield from (tensor for part in value.values() for tensor in _tensors(part))
-    elif isinstance(value, (tuple, list)):
-        yield from (tensor for part in value for tensor in _tensors(part))
