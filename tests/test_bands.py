@@ -129,10 +129,21 @@ def test_colours_in_another_order_are_a_photo_for_people_only():
     assert np.array_equal(picture.data, photo)
 
 
-@pytest.mark.parametrize("display", [(1, 2), (), (0.5, 1, 2), (-1, 0, 1), "red", True])
+@pytest.mark.parametrize("display", [(1, 2), (), (0.5, 1, 2), (-1, 0, 1), "red", True, "1_0", "\u0662", "--5", "2.0"])
 def test_what_are_no_bands_is_refused(display):
     with raises(UsageError, "images.display", "images.display.hint"):
         load_image(BANDS, display=display)
+
+
+@pytest.mark.parametrize("window", ["1_0,2_0", "\u0660,\u0669", "nan,1", "0,inf", "0,1e400", "--5,5", "1", "5,1"])
+def test_a_text_that_is_no_window_is_refused(window):
+    with raises(UsageError, "images.window", "images.window.hint"):
+        load_image(BANDS, window=window)
+
+
+def test_texts_are_read_as_numbers():
+    assert np.array_equal(load_image(BANDS, display=" 3, 2,+1").pixels, load_image(BANDS, display=(3, 2, 1)).pixels)
+    assert np.array_equal(load_image(BANDS, window="-5,1e3").pixels, load_image(BANDS, window=(-5, 1000)).pixels)
 
 
 def test_a_band_that_is_not_there():

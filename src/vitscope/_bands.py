@@ -1,6 +1,6 @@
 """Bring numbers of any range and any number of bands to a window, and to a picture that people can look at."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -9,6 +9,7 @@ from jaxtyping import Float32, Shaped, UInt8
 
 from vitscope import _pillow
 from vitscope._messages import msg
+from vitscope._numbers import number, whole_number
 from vitscope.errors import ImageError, UsageError
 
 Window: TypeAlias = tuple[float, float]
@@ -42,7 +43,7 @@ class Reading:
     window: Any = None
 
     def __post_init__(self) -> None:
-        window, shown = _numbers(self.window, float), _numbers(self.display, int)
+        window, shown = _numbers(self.window, number), _numbers(self.display, whole_number)
         shown = (shown,) if _is_integer(shown) else shown
         if shown is not None and not (
             isinstance(shown, Sequence)
@@ -347,14 +348,12 @@ def _number(value: float | np.generic) -> str:
     return f"{float(value):.6g}"
 
 
-def _numbers(given: Any, kind: type) -> Any:
+def _numbers(given: Any, read: Callable[[str], float | None]) -> Any:
     """Return the numbers of a text with commas; anything else, and a text without numbers, as it is."""
     if not isinstance(given, str):
         return list(given) if isinstance(given, np.ndarray) else given
-    try:
-        return [kind(part) for part in given.split(",")]
-    except ValueError:
-        return {given}
+    found = [read(part) for part in given.split(",")]
+    return {given} if None in found else found
 
 
 def _is_integer(value: object) -> bool:
