@@ -103,6 +103,11 @@ def test_several_rows_of_one_image_are_pulled_alike_by_tiles_and_by_rows(n, m, l
     torch.testing.assert_close(vecmat(one, r), r @ mean[1])
     torch.testing.assert_close(vecmat(one, r.float()), r.float().double() @ mean[1])
     torch.testing.assert_close(vecmat(Dense("block", dense[1:], chunk), r), r @ mean[1])
+    single = torch.diag(r[0])[torch.randperm(n, generator=torch.Generator().manual_seed(3))]  # as in the last layer
+    single[n // 2] = 0
+    torch.testing.assert_close(vecmat(one, single), single @ mean[1])
+    single[-1] = r[1]
+    torch.testing.assert_close(vecmat(one, single), single @ mean[1])
     assert (block.mean_rows() is not None) == lse
     for images, queries, rows in block.mean_rows() or ():
         torch.testing.assert_close(rows, mean[images, queries])

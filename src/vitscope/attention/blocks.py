@@ -15,7 +15,7 @@ from torch import Tensor
 
 from vitscope._cached import cached_property
 from vitscope._messages import msg
-from vitscope.attention.tiles import LOWEST, TILE_KEYS, TILE_QUERIES, attention_tiles
+from vitscope.attention.tiles import LOWEST, TILE_KEYS, TILE_QUERIES, aligned, aligned_length, attention_tiles
 from vitscope.errors import MethodError, UsageError
 
 Selection: TypeAlias = slice | int | Sequence[int] | Int[Tensor, " n"]
@@ -66,6 +66,10 @@ class Block(Protocol):
 
     def mean_vecmat(self, r: Float[Tensor, "B N"]) -> Float[Tensor, "B M"] | None:
         """Return `r` times the mean over heads of A; None where that needs all rows."""
+        ...
+
+    def positive_relevance_vecmat(self, r: Float[Tensor, "B N"]) -> Float[Tensor, "B M"] | None:
+        """Return `r` times `mean_h relu(A * dy/dA)`; None where that needs all rows."""
         ...
 
     def mean_rows(self) -> Iterator[RowTile] | None:
@@ -163,7 +167,7 @@ class Factored:
             return
         q, k = _precise(self.q).flatten(0, 1), _precise(self.k).flatten(0, 1)
         tiles = attention_tiles(q, k, self._lse(self.lse).flatten(0, 1), self.scale)
-        into = q.new_empty(b * h * min(step, n) * m)
+        into = q.new_empty(b * h * min(step, n) * aligned_length(m))
         for queries in slices(n, step):
             yield queries, tiles.exponents(slice(0, b * h), queries, slice(0, m), into).view(b, h, -1, m)
 
@@ -173,19 +177,29 @@ class Factored:
 
     def mean_vecmat(self, r: Float[Tensor, "B N"]) -> Float[Tensor, "B M"] | None:
         """Return `sum_i r_i mean_h A_hij`, tile by tile from the log-sum-exp of each row, without a softmax."""
-        if self.lse is None or self.bias is not None:
-            return None
+        return None if self.lse is None or self.bias is not None else self._mean_vecmat(self.lse, r)
+
+    def positive_relevance_vecmat(self, r: Float[Tensor, "B N"]) -> Float[Tensor, "B M"] | None:
+        """Return `sum_i r_i mean_h A_hij relu(dy/dA_hij)`, in a differentiated store, as `mean_vecmat` does."""
+        return None if self.lse is None or self.bias is not None else self._mean_vecmat(self.lse, r, _gradient(self))
+
+    def _mean_vecmat(
+        self, lse: Tensor, r: Tensor, gradient: tuple[Tensor, Tensor] | None = None
+    ) -> Float[Tensor, "B M"]:
         b, h, n, m = self.shape
         q, k = _precise(self.q).flatten(0, 1), _precise(self.k).flatten(0, 1)
-        tiles = attention_tiles(q, k, self._lse(self.lse).flatten(0, 1), self.scale)
+        factors = None if gradient is None else [x.flatten(0, 1) for x in gradient]
+        tiles = attention_tiles(q, k, self._lse(lse).flatten(0, 1), self.scale)
         weight = r.to(q.dtype)[:, None].expand(b, h, n).reshape(b * h, 1, n)
         out = q.new_zeros(b * h, 1, m)
-        tall, wide, group = self._tile()
-        into = q.new_empty(min(group, b * h) * tall * wide)
+        tall, wide, group = self._tile(1 if factors is None else 2)
+        into = q.new_empty(1 if factors is None else 2, min(group, b * h) * tall * aligned_length(wide))
         for heads in slices(b * h, group):
             for keys in slices(m, wide):
                 for queries in slices(n, tall):
-                    tile = tiles.tile(heads, queries, keys, into)
+                    tile = tiles.tile(heads, queries, keys, into[0])
+                    if factors is not None:
+                        tile.mul_(_rise(factors[0][heads, queries], factors[1][heads, :, keys], into[1]))
                     out[heads, :, keys].baddbmm_(weight[heads, :, queries], tile)
         return out.view(b, h, m).mean(1)
 
@@ -203,22 +217,23 @@ class Factored:
     def _row_tiles(self, lse: Tensor, gradient: tuple[Tensor, Tensor] | None = None) -> Iterator[RowTile]:
         b, h, n, m = self.shape
         q, k, lse = _precise(self.q), _precise(self.k), self._lse(lse)
-        tall, wide, group = self._tile()
-        group = min(max(1, group // 2), h)
-        into, rows = q.new_empty(2, group * tall * wide), q.new_empty(tall * m)
+        tall, wide, group = self._tile(1 if gradient is None else 2)
+        group = min(group, h)
+        into = q.new_empty(1 if gradient is None else 2, group * tall * aligned_length(wide))
+        rows = q.new_empty(tall * aligned_length(m))
         for image in range(b):
             tiles = attention_tiles(q[image], k[image], lse[image] + math.log(h), self.scale)  # the mean over heads
             for queries in slices(n, tall):
-                total = rows[: (queries.stop - queries.start) * m].view(1, -1, m).zero_()
+                total = aligned(rows, 1, queries.stop - queries.start, m)
                 for heads, keys in itertools.product(slices(h, group), slices(m, wide)):
-                    a = tiles.tile(heads, queries, keys, into[0])
+                    a, part = tiles.tile(heads, queries, keys, into[0]), total[0, :, keys]
                     if gradient is not None:
                         grad, v = gradient
-                        rise = into[1, : a.numel()].view(a.shape)
-                        torch.bmm(grad[image, heads, queries], v[image, heads, :, keys], out=rise)
-                        a.mul_(rise.clamp_(min=0))
-                    for one in a:
-                        total[0, :, keys].add_(one)
+                        a.mul_(_rise(grad[image, heads, queries], v[image, heads, :, keys], into[1]))
+                    if heads.start == 0:
+                        torch.sum(a, 0, out=part)
+                    else:
+                        part.add_(a.sum(0))
                 yield slice(image, image + 1), queries, total
 
     def _lse(self, lse: Tensor) -> Float[Tensor, "B H N"]:
@@ -227,12 +242,12 @@ class Factored:
     def __repr__(self) -> str:
         return _repr(self, self.q.dtype)
 
-    def _tile(self) -> tuple[int, int, int]:
+    def _tile(self, arrays: int = 1) -> tuple[int, int, int]:
         """Return a tile's queries and keys (no tile much smaller than the others), and the tiles at a time."""
         _, _, n, m = self.shape
-        wide = -(-m // -(-m // TILE_KEYS)) if self.device.type == "cpu" else m
+        wide = aligned_length(-(-m // -(-m // TILE_KEYS))) if self.device.type == "cpu" else m
         tall = -(-n // -(-n // (self.chunk or TILE_QUERIES)))
-        return tall, wide, max(1, budget(self.device) // (tall * wide))
+        return tall, wide, max(1, budget(self.device) // (arrays * tall * wide))
 
 
 @dataclass(frozen=True, eq=False)
@@ -274,6 +289,10 @@ class Dense:
         """Return None: a matrix has nothing cheaper than its rows."""
         return
 
+    def positive_relevance_vecmat(self, r: Float[Tensor, "B N"]) -> None:
+        """Return None: a matrix has nothing cheaper than its rows."""
+        return
+
     def mean_rows(self) -> None:
         """Return None: a matrix has nothing cheaper than its rows."""
 
@@ -302,6 +321,12 @@ def _gradient(block: Factored | Dense) -> tuple[Float[Tensor, "B H N E"], Float[
             msg("attention.no-gradient.hint", "call store.differentiate(score) first"),
         )
     return _precise(block.grad_out), _precise(block.v).transpose(-1, -2)
+
+
+def _rise(grad: Float[Tensor, "g n E"], v: Float[Tensor, "g E m"], into: Tensor) -> Float[Tensor, "g n m"]:
+    """Compute `relu(dy/dA)` of one tile in the memory of `into`."""
+    rise = aligned(into, *grad.shape[:2], v.shape[2])
+    return rise.baddbmm_(grad, v, beta=0).clamp_(min=0)
 
 
 def query_index(sel: Selection, length: int) -> slice | Tensor:

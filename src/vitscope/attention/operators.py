@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from vitscope.attention.blocks import Block, RowTile, budget, slices
-from vitscope.attention.tiles import TILE_QUERIES
+from vitscope.attention.tiles import TILE_QUERIES, aligned, aligned_length
 
 FuseHeads: TypeAlias = Callable[[Float[Tensor, "B H n M"]], Float[Tensor, "B n M"]]
 FuseWithGradient: TypeAlias = Callable[[Float[Tensor, "B H n M"], Float[Tensor, "B H n M"]], Float[Tensor, "B n M"]]
@@ -54,13 +54,27 @@ def vecmat(
 
 def _sum_of_products(r: Float[Tensor, "Q N"], tiles: Iterator[RowTile], keys: int) -> Float[Tensor, "Q M"]:
     """Return `r` times rows of one image."""
+    single = _single_weights(r)
     out = None
     for _, queries, rows in tiles:
         r = r.to(rows.dtype)
-        out = rows.new_zeros(len(r), keys) if out is None else out
-        out.addmm_(r[:, queries], rows[0])
+        if out is None:
+            memory = rows.new_zeros(len(r) * aligned_length(keys))
+            out = aligned(memory, len(r), keys)
+        if single is None:
+            out.addmm_(r[:, queries], rows[0])
+        else:
+            (here,) = ((single >= queries.start) & (single < queries.stop)).nonzero(as_tuple=True)
+            out[here] = r[here, single[here]][:, None] * rows[0, single[here] - queries.start]
     assert out is not None
     return out
+
+
+def _single_weights(r: Float[Tensor, "Q N"]) -> Int[Tensor, " Q"] | None:
+    """Return where each row has its only weight; None where rows have several, as all do beyond the last layer."""
+    if int(r[0].count_nonzero()) > 1 or int(r.count_nonzero(1).amax()) > 1:
+        return None
+    return r.abs().argmax(1)
 
 
 def vecmat_positive_relevance(block: Block, r: Float[Tensor, "B N"]) -> Float[Tensor, "B M"]:
@@ -70,6 +84,8 @@ def vecmat_positive_relevance(block: Block, r: Float[Tensor, "B N"]) -> Float[Te
     """
     if not _many(block, r):
         return vecmat(block, r, fuse_with_gradient=positive_relevance)
+    if (product := block.positive_relevance_vecmat(r)) is not None:
+        return product
     out = r.new_zeros(len(r), block.shape[3])
     for images, queries, rows in _positive_relevance_tiles(block):
         out[images] += _times(r[images, queries], rows)
@@ -173,7 +189,8 @@ def _chunk(block: Block) -> int:
 
 
 def _active(r: Float[Tensor, "B N"]) -> Int[Tensor, " n"]:
-    return r.any(0).nonzero().squeeze(1)
+    weighted = r[0] != 0 if len(r) else r.any(0)
+    return (weighted if bool(weighted.all()) else r.any(0)).nonzero().squeeze(1)
 
 
 def _columns_pooled(rows: Float[Tensor, "B H M"], k: int) -> Float[Tensor, "B H m"]:

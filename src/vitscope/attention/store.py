@@ -256,7 +256,10 @@ class AttentionStore:
             block = self.blocks[layer]
             attended = attention_weight * attention_vecmat(block, r)
             residual = residual_weight(block) if callable(residual_weight) else residual_weight
-            r = residual * r + attended if isinstance(residual, Tensor) or residual else attended
+            if isinstance(residual, Tensor):
+                r = residual * r + attended
+            else:
+                r = torch.add(attended, r, alpha=residual) if residual else attended
         return r
 
     def in_chunks(self, chunk: int) -> "AttentionStore":
