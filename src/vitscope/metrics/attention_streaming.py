@@ -104,14 +104,15 @@ class _TokenPositions:
     Attributes:
         kinds: numbers of the prefix tokens for each of the first three of `SHARES`.
         prefix: P.
-        rows, columns: y of each row's and x of each column's centre, in pixels of the input.
+        grid: rows and columns of patches.
+        cell: height and width of a patch in pixels of the input.
         scale: pixels of the photo for one pixel of the input, along y and x.
     """
 
     kinds: tuple[list[int], list[int], list[int]]
     prefix: int
-    rows: Float[Tensor, " gh"]
-    columns: Float[Tensor, " gw"]
+    grid: tuple[int, int]
+    cell: tuple[float, float]
     scale: tuple[float, float]
 
     @classmethod
@@ -119,27 +120,35 @@ class _TokenPositions:
         named = [0 if name == "cls" else 1 if name.startswith("register") else 2 for name in layout.prefix]
         cls_tokens, registers, others = ([i for i, kind in enumerate(named) if kind == k] for k in range(3))
         cells = layout.cells or (0, 0, region.input[1], region.input[0])
-        rows, columns = (
-            low + (torch.arange(count, dtype=torch.float64, device="cpu") + 0.5) * (high - low) / count
-            for count, low, high in ((layout.grid[0], cells[1], cells[3]), (layout.grid[1], cells[0], cells[2]))
-        )
+        cell = (cells[3] - cells[1]) / layout.grid[0], (cells[2] - cells[0]) / layout.grid[1]
         left, top, right, bottom = region.box
         scale = (bottom - top) / region.input[0], (right - left) / region.input[1]
-        return cls((cls_tokens, registers, others), len(layout.prefix), rows, columns, scale)
+        return cls((cls_tokens, registers, others), len(layout.prefix), layout.grid, cell, scale)
 
-    def distances(self, patches: slice, scale: tuple[float, float], into: Float[Tensor, "n P"]) -> None:
-        """Write the distances of some patches to all patches."""
-        at = torch.arange(patches.start, patches.stop, device="cpu")
-        down, right = (
-            (factor * (of[one][:, None] - of)).square_().to(into)
-            for factor, of, one in zip(
-                scale,
-                (self.rows, self.columns),
-                (at // len(self.columns), at % len(self.columns)),
-                strict=True,
-            )
-        )
-        torch.add(down[:, :, None], right[:, None], out=into.view(*down.shape, right.shape[1])).sqrt_()
+    @property
+    def cells(self) -> list[tuple[float, float]]:
+        """The cell in pixels of the input and, where these are not only longer by a factor, in pixels of the photo."""
+        (height, width), (y, x) = self.cell, self.scale
+        return [self.cell] if math.isclose(y, x, rel_tol=1e-9) else [self.cell, (height * y, width * x)]
+
+    def places(self, like: Tensor) -> Float[Tensor, "2 P"]:
+        """Return row and column of each patch."""
+        every = torch.arange(self.grid[0] * self.grid[1], device="cpu")
+        return torch.stack((every // self.grid[1], every % self.grid[1])).to(like)
+
+
+def _write_distances(
+    places: Float[Tensor, "2 P"], patches: slice, cells: list[tuple[float, float]], into: Float[Tensor, "n S P"]
+) -> None:
+    """Write the distances of some patches to all patches, in widths of each of `cells`.
+
+    Rows and columns are whole numbers, whose differences and squares are exact.
+    """
+    rows, columns = places
+    down = torch.sub(rows[patches, None], rows).square_()
+    for one, (height, width) in zip(into.unbind(1), cells, strict=True):
+        torch.sub(columns[patches, None], columns, out=one)
+        one.square_().add_(down, alpha=(height / width) ** 2).sqrt_()
 
 
 def _own_statistics(block: Block) -> LayerStatistics:
@@ -147,49 +156,62 @@ def _own_statistics(block: Block) -> LayerStatistics:
     b, h, n, _ = block.shape
     entropy, alike = _zeros(h), _zeros(h)
     for _, rows, some in _chunks(block):
+        every = rows.flatten(0, 1)
         entropy += some
-        alike += _alike(rows.flatten(0, 1))
+        alike += _alike(torch.bmm(every, every.transpose(1, 2)))
     return _layer(block, entropy / (b * n), alike / (b * n))
 
 
 def _token_statistics(block: Block, seed: Float[Tensor, "1 N"], positions: _TokenPositions) -> LayerStatistics:
-    """Compute all statistics of a layer whose tokens are those of the layout."""
+    """Compute all statistics of a layer whose tokens are those of the layout.
+
+    Below the heads' rows of each query stand the distances of patches from it: one product of the heads' rows with all
+    of them gives what heads have in common and how far their attention goes.
+    """
     _, h, n, _ = block.shape
-    p, (y, x) = positions.prefix, positions.scale
-    scales = [(1.0, 1.0)] if math.isclose(y, x, rel_tol=1e-9) else [(1.0, 1.0), (y, x)]  # only longer, or others
-    entropy, alike, far = _zeros(h), _zeros(h), _zeros(len(scales), h)
-    shares, received = _zeros(len(SHARES), h), _zeros(n)
-    for queries, (every,), some in _chunks(block):
+    p, cells = positions.prefix, positions.cells
+    of_all = bool(seed.count_nonzero() > n // 2)  # a readout of so many queries costs no rows of its own
+    entropy, shares, received = _zeros(h), _zeros(len(SHARES), h), _zeros(n)
+    products: list[Tensor] = []
+    masses: list[Tensor] = []
+    own: list[Tensor] = []
+    places: Tensor | None = None
+    weights = torch.cat((torch.ones_like(seed), seed)[: 1 + of_all])  # of patches' queries, and in the answer
+    weights[0, :p] = 0
+    summed = _zeros(h, len(weights), n)
+    for queries, (every,), some in _chunks(block, len(cells)):
+        first = max(queries.start, p)
         entropy += some
-        alike += _alike(every)
-        received += _total(every.new_ones(1, len(every) * h) @ every.flatten(0, 1), (0,))
-        first, last = max(queries.start, p), queries.stop
-        if first >= last:
-            continue
-        rows = every[first - queries.start :]
-        sums = rows.new_ones(last - first, 1 + len(scales), n - p)  # of the weights of patches, and times distances
-        for number, scale in enumerate(scales, 1):
-            positions.distances(slice(first - p, last - p), scale, sums[:, number])
-        to_patches, *apart = torch.bmm(rows[:, :, p:], sums.transpose(1, 2)).unbind(-1)
-        own = _total(rows.diagonal(first, 0, 2), (1,))
-        for kind, tokens in enumerate(positions.kinds):
-            shares[kind] += _total(rows[:, :, tokens], (0, 2))
-        shares[3] += own
-        shares[4] += _total(to_patches, (0,)) - own
-        mass = to_patches.clamp_min(torch.finfo(rows.dtype).tiny)
-        far += torch.stack([_total(one / mass, (0,)) for one in apart])
+        if first < queries.stop:
+            places = positions.places(every) if places is None else places
+            into = every[first - queries.start :, h:, p:]
+            _write_distances(places, slice(first - p, queries.stop - p), cells, into)
+        products.append(torch.bmm(every[:, :h], every.transpose(1, 2)))
+        masses.append(every[:, :h, p:].sum(-1))
+        rows = every[:, :h].transpose(0, 1)
+        summed += torch.bmm(weights[:, queries].to(every).expand(h, -1, -1), rows).cpu().double()
+        own.append(rows.diagonal(queries.start, 1, 2).clone())
+        if queries.start < p:
+            received += _total(rows[:, : p - queries.start], (0, 1))
+    every, to_patches = torch.cat(products), torch.cat(masses)[p:]
+    mass = to_patches.clamp_min(torch.finfo(every.dtype).tiny)
+    far = [width * _total(one / mass, (0,)) for one, (_, width) in zip(every[p:, :, h:].unbind(-1), cells, strict=True)]
+    for kind, tokens in enumerate(positions.kinds):
+        shares[kind] = summed[:, 0, tokens].sum(1)
+    shares[3] = _total(torch.cat(own, 1)[:, p:], (1,))
+    shares[4] = _total(to_patches, (0,)) - shares[3]
     patches = n - p
-    read = vecmat_heads(block, seed)[0]
+    read = summed[:, 1] if of_all else vecmat_heads(block, seed)[0]
     read_entropy = _total(torch.special.entr(read), (1,))
     shares = shares.clamp_min(0) / patches
     return replace(
-        _layer(block, entropy / n, alike / n),
+        _layer(block, entropy / n, _alike(every[:, :, :h]) / n),
         readout_entropy=_numpy(read_entropy),
         readout_entropy_normalised=_numpy(read_entropy / _max_entropy(block)),
         distance=_numpy(far[0] / patches),
-        distance_photo=_numpy(far[-1] / patches * (y if len(scales) == 1 else 1)),
+        distance_photo=_numpy(far[-1] / patches * (positions.scale[0] if len(cells) == 1 else 1)),
         shares={name: _numpy(share) for name, share in zip(SHARES, shares, strict=True)},
-        received=_numpy(received / (h * n)),
+        received=_numpy((received + summed[:, 0].sum(0)) / (h * n)),
     )
 
 
@@ -211,27 +233,30 @@ def _max_entropy(block: Block) -> float:
     return math.log(block.shape[3]) or 1.0
 
 
-def _chunks(block: Block) -> Iterator[tuple[slice, Float[Tensor, "B n H M"], Float[Tensor, " H"]]]:
+def _chunks(block: Block, more: int = 0) -> Iterator[tuple[slice, Float[Tensor, "B n R M"], Float[Tensor, " H"]]]:
     """Yield, for some queries at a time, the heads' rows of each query, and each head's entropy summed over them.
 
-    As many queries as half fit the cache: what is computed of them fits as well. Each overwrites the last one's memory.
+    As many queries as half fit the cache: what is computed of them fits as well. Each overwrites the last one's memory,
+    but for `more` rows of each query that are the caller's, zero at first.
     """
     b, h, _, m = block.shape
     memory: Tensor | None = None
     for queries, logarithms in block.log2_rows(block.chunk or max(1, budget(block.device) // (2 * b * h * m))):
+        count = logarithms.shape[2]
         if memory is None:
-            memory = torch.empty_like(logarithms.transpose(1, 2), memory_format=torch.contiguous_format)
-        rows = memory[:, : logarithms.shape[2]]
-        torch.exp2(logarithms, out=rows.transpose(1, 2))
-        yield queries, rows, _total(logarithms.mul_(rows.transpose(1, 2)), (0, 2, 3)) * -math.log(2)
+            memory = logarithms.new_zeros(b, count, h + more, m)
+        rows = memory[:, :count]
+        weights = rows[:, :, :h].transpose(1, 2)
+        torch.exp2(logarithms, out=weights)
+        yield queries, rows, _total(logarithms.mul_(weights), (0, 2, 3)) * -math.log(2)
 
 
-def _alike(rows: Float[Tensor, "n H M"]) -> Float[Tensor, " H"]:
+def _alike(products: Float[Tensor, "n H H"]) -> Float[Tensor, " H"]:
     """Return each head's mean cosine with the others, summed over queries, from the heads' products of each query."""
-    products = torch.bmm(rows, rows.transpose(1, 2))
     length = products.diagonal(dim1=1, dim2=2).sqrt()
     cosines = products / (length[:, :, None] * length[:, None])
-    return (_total(cosines, (0, 1)) - len(rows)) / max(rows.shape[1] - 1, 1)
+    cosines.diagonal(dim1=1, dim2=2).zero_()
+    return _total(cosines, (0, 1)) / max(products.shape[1] - 1, 1)
 
 
 def _features(states: HiddenStates, layout: TokenLayout) -> Float[np.ndarray, "P D"]:
