@@ -89,6 +89,7 @@ _TABLE: dict[str, tuple[list[str], list[tuple[str, str, str]]]] = {
                 "lse[image] + math.log(h)",
                 "lse[image] + 0 * math.log(h)",
             ),
+            ("relevance in tiles is not cut off", "v, beta=0).clamp_(min=0)", "v, beta=0)"),
             (
                 "the gradient of attention reads keys for values",
                 "_precise(block.v).transpose",
@@ -100,11 +101,16 @@ _TABLE: dict[str, tuple[list[str], list[tuple[str, str, str]]]] = {
         ["metrics/test_attention_statistics.py"],
         [
             ("entropy is in bits", "(0, 2, 3)) * -math.log(2)", "(0, 2, 3)) * -1.0"),
-            ("prefix queries count as patches", "every[first - queries.start :]", "every[: last - first]"),
+            ("prefix queries count as patches", "weights[0, :p] = 0", "weights[0, :p] = 1"),
+            (
+                "a head agrees with itself",
+                "cosines.diagonal(dim1=1, dim2=2).zero_()",
+                "cosines.diagonal(dim1=1, dim2=2)",
+            ),
             (
                 "distances on the photo are those of its height",
-                "else [(1.0, 1.0), (y, x)]",
-                "else [(1.0, 1.0), (y, y)]",
+                "else [self.cell, (height * y, width * x)]",
+                "else [self.cell, (height * y, width * y)]",
             ),
         ],
     ),
@@ -121,6 +127,7 @@ _TABLE: dict[str, tuple[list[str], list[tuple[str, str, str]]]] = {
         [
             ("only the first chunk of queries counts", "out = out + (part", "out = (part"),
             ("negative relevance is not cut off", ".clamp_min(0).mean(1)", ".mean(1)"),
+            ("a single weight counts as one", "r[here, single[here]][:, None] * rows", "rows"),
             ("values are taken to the keys", "torch.bmm(fused, v[..., None]", "torch.bmm(fused.mT, v[..., None]"),
         ],
     ),
@@ -128,7 +135,7 @@ _TABLE: dict[str, tuple[list[str], list[tuple[str, str, str]]]] = {
         ["methods/test_rollout.py", "attention/test_store.py", "methods/test_rollout_variants.py"],
         [
             ("layers are multiplied in the wrong order", "for layer in reversed(layers):", "for layer in layers:"),
-            ("the residual path is lost", "r = residual * r + attended if", "r = attended if"),
+            ("the residual path is lost", "r = torch.add(attended, r, alpha=residual) if", "r = attended if"),
             (
                 "a query's patch is off by the prefix",
                 "len(prefix) + self.layout.patch_number(query)",
