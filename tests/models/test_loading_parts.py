@@ -13,7 +13,7 @@ from torch import nn
 import vitscope
 from tests.engine.toys_families import PHOTOS, make
 from tests.helpers.errors import raises
-from vitscope.engine.attribution import check_pixels
+from vitscope.engine.attribution import _check_pixels
 from vitscope.errors import LayoutError, UnknownNameError, UsageError
 from vitscope.models.loading import pick_device
 
@@ -141,7 +141,7 @@ def test_clips_and_volumes_are_named():
     scope = vitscope.load(make("timm"))
     frames = torch.rand(1, 4, 3, 32, 32)
     with raises(UsageError, "engine.pixels", "engine.pixels.frames-hint"):
-        check_pixels(frames, None, 3)
+        _check_pixels(frames, None, 3)
     assert scope.attribute(frames.flatten(0, 1), method="rollout").maps.shape == (4, 4, 4)  # as the hint says
 
 
