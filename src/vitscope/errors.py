@@ -82,7 +82,8 @@ class VitscopeError(Exception):
 
 
 def _sentence(code: str, template: str, params: Mapping[str, object]) -> Message:
-    """Make the Message of a code with those parameters that its template names."""
+    """Make the Message of a code with those parameters that its template names; it may be written in several lines."""
+    template = re.sub(r"\s*\n\s*", " ", template)
     return Message(code, template, {name: params[name] for name in _PARAMETER.findall(template) if name in params})
 
 
