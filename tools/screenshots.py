@@ -23,7 +23,7 @@ STATES = (
     {"source": "received", "query": 90},
     {"source": "like", "query": 90},
     {"source": "pca"},
-    {"panel": "numbers", "deletion_step": 2},
+    {"panel": "numbers", "deletion_step": 1},
     {"panel": "compare"},
     {"panel": "save", "pinned": [90, 120], "sinks": True},
     {"theme": "dark", "panel": "about"},
