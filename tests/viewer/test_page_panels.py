@@ -287,6 +287,7 @@ def test_the_link_opens_the_exact_state(browser, clean, tiny_pair):
         "norm": "share", "smooth": False, "compare": of(tiny_pair, 1, 2), "panel": "save",
     }  # fmt: skip
     clean.evaluate(SET, state)
+    clean.wait(CAPTION, "What patch 2,0 looks at · layer 0, head 1")  # the link is of what is shown
     with shown(browser, field(clean, "link")) as other:
         other.wait(CAPTION, "What patch 2,0 looks at · layer 0, head 1")
         assert state_of(other) == state_of(clean)
@@ -329,6 +330,7 @@ def test_the_command_line_makes_the_same_map(clean, tmp_path, monkeypatch, state
 )
 def test_the_command_draws_as_the_page_does_where_it_can(clean, state, words):
     clean.evaluate(SET, {**state, "panel": "save"})
+    clean.wait(CAPTION, "What" if "query" in state else "rollout")
     given = shlex.split(field(clean, "Command for this image"))
     drawing = [i for i, word in enumerate(given) if word in ("--norm", "--cmap", "--opacity", "--blocks")]
     assert [word for i in drawing for word in given[i : i + 2]] == words
@@ -348,6 +350,7 @@ def test_the_command_draws_as_the_page_does_where_it_can(clean, state, words):
 )
 def test_the_command_says_what_it_leaves_out(clean, state, lost):
     clean.evaluate(SET, {**state, "panel": "save"})
+    clean.wait(CAPTION, {"query": "What", "received": "Who"}.get(state.get("source"), "rollout"))
     told = clean.text(".vs-copy:has([aria-label*='for this image']) + .vs-note")
     assert told == (f"Not included, because no command draws it: {lost}." if lost else "")
 
