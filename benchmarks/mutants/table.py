@@ -86,15 +86,35 @@ _TABLE: dict[str, tuple[list[str], list[tuple[str, str, str]]]] = {
             ),
             (
                 "a mean over heads in the exponent is a sum",
-                "lse[image] + math.log(h)",
-                "lse[image] + 0 * math.log(h)",
+                "flatten(0, 1) + math.log(h)",
+                "flatten(0, 1) + 0 * math.log(h)",
             ),
-            ("relevance in tiles is not cut off", "v, beta=0).clamp_(min=0)", "v, beta=0)"),
             (
                 "the gradient of attention reads keys for values",
                 "_precise(block.v).transpose",
                 "_precise(block.k).transpose",
             ),
+        ],
+    ),
+    "attention/tile_gradients.py": (
+        ["attention/test_store.py", "attention/test_backward.py"],
+        [
+            ("relevance in tiles is not cut off", "slope.clamp_(min=0)", "slope"),
+            ("relevance within the backward is not cut off", "clamp(product, min=0,", "clamp(product, min=-1e9,"),
+            ("gradients of scores lack the softmax's own part", "queries], value=-1)", "queries], value=0)"),
+            (
+                "gradients of keys lack the scale",
+                "self.q[heads, queries], alpha=weight * self.scale",
+                "self.q[heads, queries]",
+            ),
+            ("two passes over the tiles count twice", "not self.begun, True", "True, True"),
+        ],
+    ),
+    "attention/backward.py": (
+        ["attention/test_backward.py"],
+        [
+            ("a layer takes its step before a later one", "or waiting[-1] != layer", "or False"),
+            ("parts of gradients count as all", "if inputs.complete else None", "if inputs.begun else None"),
         ],
     ),
     "metrics/attention_streaming.py": (

@@ -37,7 +37,7 @@ class TestKeptTensors:
 
     def test_more_than_was_reserved_is_kept_too(self, monkeypatch):
         monkeypatch.setattr("vitscope.attention.recorder._LARGE", 4)
-        monkeypatch.setattr("vitscope.attention.recorder._RESERVED", 40)
+        monkeypatch.setattr("vitscope.attention.recorder._FROM_HEAP", 40)
         given = [torch.full((1, 1, n, 2), float(n)) for n in (2, 3, 9, 1)] + [torch.ones(1, 1, 2, 2).double()]
         recorder = AttentionRecorder(nn.Identity())
         kept = [recorder.keep(one) for one in given]

@@ -34,11 +34,23 @@ class TestFlashKernel:
     def test_canary_it_exists_and_is_what_the_public_function_chooses_on_a_cpu(self):
         assert hasattr(torch, "_fused_sdp_choice"), "torch lost _fused_sdp_choice: rollout loses its fast path"
         assert torch._fused_sdp_choice(Q, K, V, scale=None) == SDPBackend.FLASH_ATTENTION.value
-        found = _torch_private.flash_attention_with_lse((Q, K, V), (Q, K, V), None)
-        assert found is not None, "torch renamed the flash kernel of the CPU: rollout loses its fast path"
-        out, lse = found
+        kernels = _torch_private.flash_kernels()
+        assert kernels is not None, "torch renamed the flash kernel of the CPU: rollout loses its fast path"
+        assert _torch_private.flash_is_chosen(Q, K, V, None)
+        out, lse = kernels[0](Q, K, V, scale=None)
         assert torch.equal(out, functional.scaled_dot_product_attention(Q, K, V)), "it is another kernel now"
         torch.testing.assert_close(lse, (Q @ K.mT / 8**0.5).logsumexp(-1), msg="it returns something else beside out")
+
+    def test_canary_its_backward_takes_what_it_returned(self):
+        q, k, v = (x.clone().requires_grad_() for x in (Q, K, V))
+        out = functional.scaled_dot_product_attention(q, k, v)
+        expected = torch.autograd.grad(out.square().sum(), (q, k, v))
+        forward, backward = _torch_private.flash_kernels()
+        with torch.no_grad():
+            out, lse = forward(Q, K, V, scale=None)
+            found = backward(2 * out, Q, K, V, out, lse, 0.0, False, scale=None)
+        for one, other in zip(found, expected, strict=True):
+            torch.testing.assert_close(one, other)
 
     def test_without_it_the_public_function_runs_and_attention_takes_a_softmax(self, monkeypatch):
         with vitscope.capture(Fused()) as captured:
@@ -54,7 +66,82 @@ class TestFlashKernel:
 
     @pytest.mark.parametrize("call", [(Q[0], K[0], V[0]), tuple(x.to("meta") for x in (Q, K, V))], ids=["3d", "meta"])
     def test_other_calls_are_left_to_the_public_function(self, call):
-        assert _torch_private.flash_attention_with_lse(call, call, None) is None
+        assert not _torch_private.flash_is_chosen(*call, None)
+
+
+class TestCudaKernels:
+    """Emulated: the kernels' shapes and values, computed on the CPU."""
+
+    @pytest.fixture(autouse=True)
+    def emulated(self, monkeypatch):
+        self.lse = (Q @ K.mT / 8**0.5).logsumexp(-1)
+        self.runs = []
+        monkeypatch.setattr(_torch_private, "_CUDA", "cpu")
+        monkeypatch.setattr(_torch_private, "_returns_lse", {})
+        monkeypatch.setattr(_torch_private, "flash_kernels", lambda: None)
+
+    def choose(self, monkeypatch, backend, lse):
+        name, _ = _torch_private.CUDA_KERNELS[backend.value]
+
+        def kernel(q, k, v, *options, scale):
+            self.runs.append((name, *options))
+            return functional.scaled_dot_product_attention(q, k, v, scale=scale), lse, None, None
+
+        monkeypatch.setattr(torch, "_fused_sdp_choice", lambda *_, scale: backend.value)
+        monkeypatch.setattr(torch.ops.aten, name, kernel)
+
+    def test_canary_the_kernels_take_what_they_are_given(self):
+        for name, options in _torch_private.CUDA_KERNELS.values():
+            arguments = getattr(torch.ops.aten, name).default._schema.arguments
+            assert [one.name for one in arguments[:3]] == ["query", "key", "value"]
+            assert [one.name for one in arguments[3 : 3 + len(options)]] == ["attn_bias", "compute_log_sumexp"][
+                : len(options)
+            ]
+            returned = [one.name.replace("_", "") for one in getattr(torch.ops.aten, name).default._schema.returns]
+            assert returned[:2] == ["output", "logsumexp"]
+
+    @pytest.mark.parametrize("kind", ["plain", "padded", "a last axis"])
+    @pytest.mark.parametrize("value", list(_torch_private.CUDA_KERNELS))
+    def test_their_log_sum_exp_is_kept(self, value, kind, monkeypatch):
+        given = {"plain": self.lse, "padded": functional.pad(self.lse, (0, 27)), "a last axis": self.lse[..., None]}
+        self.choose(monkeypatch, SDPBackend(value), given[kind])
+        model = Fused()
+        for _ in range(2):
+            with vitscope.capture(model) as captured:
+                out = model(Q, K, V)
+            block = captured.attention[0]
+            assert torch.equal(block.lse, self.lse)
+            torch.testing.assert_close(out, (Q @ K.mT / 8**0.5).softmax(-1) @ V)
+        assert len(self.runs) == 2
+
+    @pytest.mark.parametrize("wrong", ["other scale", "other order", "not finite", "empty"])
+    def test_a_kernel_that_returns_another_number_is_not_trusted(self, wrong, monkeypatch):
+        lse = {
+            "other scale": self.lse * 8**0.5,
+            "other order": self.lse.flip(-1),
+            "not finite": self.lse + float("inf"),
+            "empty": self.lse[..., :0],
+        }
+        self.choose(monkeypatch, SDPBackend.FLASH_ATTENTION, lse[wrong])
+        model = Fused()
+        for _ in range(2):
+            with vitscope.capture(model) as captured:
+                model(Q, K, V)
+            assert captured.attention[0].lse is None
+            torch.testing.assert_close(captured.attention[0].rows(), (Q @ K.mT / 8**0.5).softmax(-1))
+        assert len(self.runs) == 1
+
+    @pytest.mark.parametrize("width", [7, 12])
+    def test_heads_that_torch_would_pad_are_left_to_it(self, width, monkeypatch):
+        self.choose(monkeypatch, SDPBackend.FLASH_ATTENTION, self.lse)
+        q = torch.ones(1, 1, 3, width)
+        assert _torch_private.cuda_attention_with_lse((q, q, q), (q, q, q), None) is None
+
+    def test_other_choices_are_left_to_torch(self, monkeypatch):
+        monkeypatch.setattr(torch, "_fused_sdp_choice", lambda *_, scale: SDPBackend.MATH.value)
+        assert _torch_private.cuda_attention_with_lse((Q, K, V), (Q, K, V), None) is None
+        monkeypatch.delattr(torch, "_fused_sdp_choice")
+        assert _torch_private.cuda_attention_with_lse((Q, K, V), (Q, K, V), None) is None
 
 
 class TestTraceableMultiHead:

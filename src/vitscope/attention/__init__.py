@@ -11,6 +11,7 @@ An `AttentionStore` holds the blocks of one forward and the weights of their tok
 Letters: B images, H heads, N query tokens, M key tokens, D head width.
 """
 
+from vitscope.attention.backward import GraphOutput
 from vitscope.attention.blocks import Block, Dense, Factored, Selection, budget
 from vitscope.attention.operators import (
     FuseHeads,
@@ -25,7 +26,7 @@ from vitscope.attention.operators import (
     vecmat_positive_relevance,
     vecmat_positive_relevance_normalised,
 )
-from vitscope.attention.store import AttentionStore, CallSite, Chain, GraphOutput, LayerSpec
+from vitscope.attention.store import AttentionStore, CallSite, Chain, LayerSpec
 
 __all__ = [
     "AttentionStore",

@@ -20,12 +20,48 @@ from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack,
 # Part 1: the CPU kernel behind scaled_dot_product_attention, and the function that chooses it.
 
 
-def flash_attention_with_lse(
-    call: tuple[Tensor, Tensor, Tensor], inputs: tuple[Tensor, Tensor, Tensor], scale: float | None
-) -> tuple[Tensor, Tensor] | None:
-    """Run the kernel that `scaled_dot_product_attention(*call, scale=scale)` would choose on the CPU.
+def flash_kernels() -> tuple[Callable[..., Any], Callable[..., Any]] | None:
+    """Return the kernel and its backward, or None where this torch lacks one of them.
 
     Called by its own name, the kernel also returns the log-sum-exp of each row, which saves rollout a softmax pass.
+    """
+    name = "_scaled_dot_product_flash_attention_for_cpu"
+    kernel, backward = (getattr(torch.ops.aten, name + end, None) for end in ("", "_backward"))
+    return None if kernel is None or backward is None else (kernel, backward)
+
+
+def flash_is_chosen(query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> bool:
+    """Return whether `scaled_dot_product_attention` would run that kernel.
+
+    False where the public function would choose another kernel or this torch lacks the kernel: call the public function
+    then, and attention is normalised by a softmax.
+    """
+    choose = getattr(torch, "_fused_sdp_choice", None)
+    if choose is None or flash_kernels() is None:
+        return False
+    if any(x.ndim != 4 or x.device.type != "cpu" for x in (query, key, value)):
+        return False
+    return bool(choose(query, key, value, scale=scale) == SDPBackend.FLASH_ATTENTION.value)
+
+
+# Part 1b: the kernels behind it on CUDA, by the choice, with what they are given after query, key and value.
+
+CUDA_KERNELS: dict[int, tuple[str, tuple[Any, ...]]] = {
+    SDPBackend.FLASH_ATTENTION.value: ("_scaled_dot_product_flash_attention", ()),
+    SDPBackend.EFFICIENT_ATTENTION.value: ("_scaled_dot_product_efficient_attention", (None, True)),
+    SDPBackend.CUDNN_ATTENTION.value: ("_scaled_dot_product_cudnn_attention", (None, True)),
+}
+_CUDA = "cuda"
+_returns_lse: dict[tuple[int, torch.dtype], bool] = {}  # of kernels that have run: whether it is what it should be
+
+
+def cuda_attention_with_lse(
+    call: tuple[Tensor, Tensor, Tensor], inputs: tuple[Tensor, Tensor, Tensor], scale: float | None
+) -> tuple[Tensor, Tensor] | None:
+    """Run the kernel that `scaled_dot_product_attention(*call, scale=scale)` would choose on CUDA.
+
+    A kernel's first result in a process, for each dtype, is compared with scores of the first and the last query:
+    vitscope was not run on CUDA by its developers, and another log-sum-exp would make another map.
 
     Args:
         call: query, key and value as the model passed them; they decide about the kernel.
@@ -34,16 +70,28 @@ def flash_attention_with_lse(
 
     Returns:
         The result `(B, H, N, E)` and the log-sum-exp `(B, H, N)`. None where the public function would choose another
-        kernel or this torch lacks the kernel: call the public function then, and attention is normalised by a softmax.
+        kernel, pad the heads, or the kernel returns no log-sum-exp: call the public function then.
     """
     choose = getattr(torch, "_fused_sdp_choice", None)
-    kernel = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None)
-    if choose is None or kernel is None or any(x.ndim != 4 or x.device.type != "cpu" for x in call):
+    if choose is None or any(x.ndim != 4 or x.device.type != _CUDA or x.shape[-1] % 8 for x in call):
         return None
-    if choose(*call, scale=scale) != SDPBackend.FLASH_ATTENTION.value:
+    query, key, _ = inputs
+    chosen = choose(*call, scale=scale)
+    name, options = CUDA_KERNELS.get(chosen, ("", ()))
+    kernel = getattr(torch.ops.aten, name, None) if name else None
+    seen = _returns_lse.get((chosen, query.dtype))
+    if kernel is None or seen is False:
         return None
-    out, lse = kernel(*inputs, scale=scale)
-    return out, lse
+    out, lse = kernel(*inputs, *options, scale=scale)[:2]
+    lse = lse.flatten(2)[..., : query.shape[2]]  # one of them pads it
+    if seen is None:
+        some = query.detach()[:, :, :: max(1, query.shape[2] - 1)].float()
+        scores = some @ key.detach().float().mT * (query.shape[-1] ** -0.5 if scale is None else scale)
+        expected = scores.logsumexp(-1)
+        found = lse[..., :: max(1, query.shape[2] - 1)]
+        seen = found.shape == expected.shape and torch.allclose(found.float(), expected, rtol=1e-3, atol=1e-2)
+        _returns_lse[chosen, query.dtype] = seen
+    return (out, lse) if seen else None
 
 
 # Part 2: has_torch_function, a global that nn.functional's code looks up when it runs.

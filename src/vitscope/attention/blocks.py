@@ -5,7 +5,7 @@ Letters: B images, H heads, N query tokens, M key tokens, D head width.
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias, runtime_checkable
 
@@ -15,10 +15,13 @@ from torch import Tensor
 
 from vitscope._cached import cached_property
 from vitscope._messages import msg
+from vitscope.attention.tile_gradients import AttentionGradient, InputGradients
 from vitscope.attention.tiles import LOWEST, TILE_KEYS, TILE_QUERIES, aligned, aligned_length, attention_tiles
 from vitscope.errors import MethodError, UsageError
 
 Selection: TypeAlias = slice | int | Sequence[int] | Int[Tensor, " n"]
+
+GradientOut: TypeAlias = Float[Tensor, "B H N E"] | Callable[[], Float[Tensor, "B H N E"]] | None
 
 RowTile: TypeAlias = tuple[slice, slice, Float[Tensor, "b n M"]]  # images, queries, and their rows
 
@@ -94,9 +97,11 @@ class Factored:
         lse: the log-sum-exp of each query's scores `(B, H, N)`, where the kernel returned it.
         chunk: queries at a time; None for as many as fit the cache.
         v: values `(B, H, M, E)`, where gradients or values were captured.
-        grad_out: the gradient of a score with respect to the result `A v`, `(B, H, N, E)`.
+        grad_out: the gradient of a score with respect to the result `A v`, `(B, H, N, E)`, or a function that computes
+            it.
         project: the weight `(W, H E)` of the linear map after the heads are put side by side, where values were
             captured.
+        inputs: within a backward, where gradients of q, k and v are added up.
 
     Memory: O(B H (N + M) D); rows are made on demand and not kept.
     """
@@ -109,8 +114,9 @@ class Factored:
     lse: Float[Tensor, "B H N"] | None = None
     chunk: int | None = None
     v: Float[Tensor, "B H M E"] | None = None
-    grad_out: Float[Tensor, "B H N E"] | None = None
+    grad_out: GradientOut = None
     project: Float[Tensor, "W C"] | None = None
+    inputs: InputGradients | None = None
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -181,26 +187,26 @@ class Factored:
 
     def positive_relevance_vecmat(self, r: Float[Tensor, "B N"]) -> Float[Tensor, "B M"] | None:
         """Return `sum_i r_i mean_h A_hij relu(dy/dA_hij)`, in a differentiated store, as `mean_vecmat` does."""
-        return None if self.lse is None or self.bias is not None else self._mean_vecmat(self.lse, r, _gradient(self))
+        return None if self.lse is None or self.bias is not None else self._mean_vecmat(self.lse, r, self._gradient())
 
-    def _mean_vecmat(
-        self, lse: Tensor, r: Tensor, gradient: tuple[Tensor, Tensor] | None = None
-    ) -> Float[Tensor, "B M"]:
+    def _mean_vecmat(self, lse: Tensor, r: Tensor, gradient: AttentionGradient | None = None) -> Float[Tensor, "B M"]:
         b, h, n, m = self.shape
         q, k = _precise(self.q).flatten(0, 1), _precise(self.k).flatten(0, 1)
-        factors = None if gradient is None else [x.flatten(0, 1) for x in gradient]
         tiles = attention_tiles(q, k, self._lse(lse).flatten(0, 1), self.scale)
         weight = r.to(q.dtype)[:, None].expand(b, h, n).reshape(b * h, 1, n)
         out = q.new_zeros(b * h, 1, m)
-        tall, wide, group = self._tile(1 if factors is None else 2)
-        into = q.new_empty(1 if factors is None else 2, min(group, b * h) * tall * aligned_length(wide))
+        arrays = 1 if gradient is None else gradient.arrays
+        tall, wide, group = self._tile(arrays)
+        into = q.new_empty(arrays, min(group, b * h) * tall * aligned_length(wide))
         for heads in slices(b * h, group):
             for keys in slices(m, wide):
                 for queries in slices(n, tall):
                     tile = tiles.tile(heads, queries, keys, into[0])
-                    if factors is not None:
-                        tile.mul_(_rise(factors[0][heads, queries], factors[1][heads, :, keys], into[1]))
+                    if gradient is not None:
+                        tile = gradient.positive_relevance(tile, heads, queries, keys, into[1:])
                     out[heads, :, keys].baddbmm_(weight[heads, :, queries], tile)
+        if gradient is not None:
+            gradient.end()
         return out.view(b, h, m).mean(1)
 
     def mean_rows(self) -> Iterator[RowTile] | None:
@@ -212,29 +218,36 @@ class Factored:
 
         Rows are made as in `mean_vecmat`, heads added up tile by tile. Each tile overwrites the last one's memory.
         """
-        return None if self.lse is None or self.bias is not None else self._row_tiles(self.lse, _gradient(self))
+        return None if self.lse is None or self.bias is not None else self._row_tiles(self.lse, self._gradient())
 
-    def _row_tiles(self, lse: Tensor, gradient: tuple[Tensor, Tensor] | None = None) -> Iterator[RowTile]:
+    def _row_tiles(self, lse: Tensor, gradient: AttentionGradient | None = None) -> Iterator[RowTile]:
         b, h, n, m = self.shape
-        q, k, lse = _precise(self.q), _precise(self.k), self._lse(lse)
-        tall, wide, group = self._tile(1 if gradient is None else 2)
+        q, k = _precise(self.q).flatten(0, 1), _precise(self.k).flatten(0, 1)
+        arrays = 1 if gradient is None else gradient.arrays
+        tall, wide, group = self._tile(arrays)
         group = min(group, h)
-        into = q.new_empty(1 if gradient is None else 2, group * tall * aligned_length(wide))
+        into = q.new_empty(arrays, group * tall * aligned_length(wide))
         rows = q.new_empty(tall * aligned_length(m))
+        tiles = attention_tiles(q, k, self._lse(lse).flatten(0, 1) + math.log(h), self.scale)  # the mean over heads
         for image in range(b):
-            tiles = attention_tiles(q[image], k[image], lse[image] + math.log(h), self.scale)  # the mean over heads
             for queries in slices(n, tall):
                 total = aligned(rows, 1, queries.stop - queries.start, m)
-                for heads, keys in itertools.product(slices(h, group), slices(m, wide)):
+                for own, keys in itertools.product(slices(h, group), slices(m, wide)):
+                    heads = slice(image * h + own.start, image * h + own.stop)
                     a, part = tiles.tile(heads, queries, keys, into[0]), total[0, :, keys]
                     if gradient is not None:
-                        grad, v = gradient
-                        a.mul_(_rise(grad[image, heads, queries], v[image, heads, :, keys], into[1]))
-                    if heads.start == 0:
+                        a = gradient.positive_relevance(a, heads, queries, keys, into[1:], float(h))
+                    if own.start == 0:
                         torch.sum(a, 0, out=part)
                     else:
                         part.add_(a.sum(0))
                 yield slice(image, image + 1), queries, total
+        if gradient is not None:
+            gradient.end()
+
+    def _gradient(self) -> AttentionGradient:
+        grad, v = (x.flatten(0, 1) for x in _gradient(self))
+        return AttentionGradient(grad, v, self.inputs if self.inputs is not None and self.inputs.begin() else None)
 
     def _lse(self, lse: Tensor) -> Float[Tensor, "B H N"]:
         return _precise(lse).to(_precise(self.q).dtype)
@@ -258,7 +271,7 @@ class Dense:
     probs: Float[Tensor, "B H N M"]
     chunk: int | None = None
     v: Float[Tensor, "B H M E"] | None = None
-    grad_out: Float[Tensor, "B H N E"] | None = None
+    grad_out: GradientOut = None
     project: Float[Tensor, "W C"] | None = None
 
     @property
@@ -320,13 +333,8 @@ def _gradient(block: Factored | Dense) -> tuple[Float[Tensor, "B H N E"], Float[
             msg("attention.no-gradient", "no gradient is known for the attention of {block}", block=block.name),
             msg("attention.no-gradient.hint", "call store.differentiate(score) first"),
         )
-    return _precise(block.grad_out), _precise(block.v).transpose(-1, -2)
-
-
-def _rise(grad: Float[Tensor, "g n E"], v: Float[Tensor, "g E m"], into: Tensor) -> Float[Tensor, "g n m"]:
-    """Compute `relu(dy/dA)` of one tile in the memory of `into`."""
-    rise = aligned(into, *grad.shape[:2], v.shape[2])
-    return rise.baddbmm_(grad, v, beta=0).clamp_(min=0)
+    grad = block.grad_out() if callable(block.grad_out) else block.grad_out
+    return _precise(grad), _precise(block.v).transpose(-1, -2)
 
 
 def query_index(sel: Selection, length: int) -> slice | Tensor:

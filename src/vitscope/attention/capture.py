@@ -21,7 +21,14 @@ from torch.nn.functional import linear, multi_head_attention_forward, scaled_dot
 from torch.overrides import TorchFunctionMode
 
 from vitscope._messages import msg
-from vitscope.attention._torch_private import flash_attention_with_lse, outer_modes, remove_mode, traceable
+from vitscope.attention._torch_private import (
+    cuda_attention_with_lse,
+    flash_is_chosen,
+    outer_modes,
+    remove_mode,
+    traceable,
+)
+from vitscope.attention.backward import FlashAttention, GraphOutput
 from vitscope.attention.blocks import Dense, Factored
 from vitscope.attention.changes import Changes
 from vitscope.attention.gradient_rules import GradientRule
@@ -29,7 +36,6 @@ from vitscope.attention.model_lock import ModelHold
 from vitscope.attention.model_modes import suspend_checkpointing, suspend_compiling
 from vitscope.attention.recorder import AttentionRecorder, OutputEdit
 from vitscope.attention.softmax_tracking import SoftmaxTracker, as_4d, split_heads
-from vitscope.attention.store import GraphOutput
 from vitscope.errors import CaptureError, UsageError
 from vitscope.geometry import TokenLayout
 
@@ -259,11 +265,16 @@ class _CaptureMode(TorchFunctionMode):
         q, k, v = self._gradient_rule.attention_inputs(query, key, value)
         plain = attn_mask is None and not enable_gqa and not torch.is_autocast_enabled(query.device.type)
         plain = plain and not _outer_recorders()  # which see the function, and not the kernel
-        flash = flash_attention_with_lse((query, key, value), (q, k, v), scale) if plain else None
-        out, lse = flash or (
-            scaled_dot_product_attention(q, k, v, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa),
-            None,
-        )
+        out: Tensor
+        lse: Tensor | None = None
+        if plain and flash_is_chosen(query, key, value, scale):  # the caller's tensors decide about the kernel
+            out, lse = cast(tuple[Tensor, Tensor], FlashAttention.apply(q, k, v, scale))
+        elif plain and (found := cuda_attention_with_lse((query, key, value), (q, k, v), scale)) is not None:
+            out, lse = found
+        else:
+            out = scaled_dot_product_attention(
+                q, k, v, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
+            )
         key = key.repeat_interleave(query.shape[-3] // key.shape[-3], -3) if enable_gqa else key
         bias, lead = _additive(attn_mask, query), query.shape[:-2]
         if query.ndim > 4 and bias is not None:

@@ -11,16 +11,18 @@ from torch import Tensor, nn
 
 from vitscope._messages import msg
 from vitscope.attention._torch_private import in_torch_func
+from vitscope.attention.backward import GraphOutput
 from vitscope.attention.blocks import Dense, Factored
 from vitscope.attention.softmax_tracking import as_4d
-from vitscope.attention.store import AttentionStore, CallSite, GraphOutput
+from vitscope.attention.store import AttentionStore, CallSite
 from vitscope.errors import CaptureError
 from vitscope.geometry import TokenLayout
 
 OutputEdit: TypeAlias = Callable[[frozenset[int], tuple[int, ...], GraphOutput | None], None]
 
 
-_LARGE, _RESERVED = 2**20, 256 * 2**20  # bytes
+_LARGE, _HUGE = 2**20, 4 * 2**20  # bytes
+_FROM_HEAP, _RESERVED = 31 * 2**20, 256 * 2**20  # at a time; glibc takes blocks of 32 MB from the system each time
 
 
 class KeptTensors:
@@ -28,7 +30,9 @@ class KeptTensors:
 
     Left among the forward's own, they would cut its free memory into pieces too small for the next layer; and queries
     and keys that are views would hold what they are views of, such as the values. A copy costs about a hundredth of
-    the attention of so many tokens. Memory is reserved for many at once, and taken as it is written to.
+    the attention of so many tokens. Memory is reserved for many at once: for huge tensors from the system, which gives
+    it back, and for others in blocks that the allocator may keep for the next forward, as new memory costs a tenth of a
+    forward at 518 pixels where a virtual machine gives it slowly.
     """
 
     def __init__(self) -> None:
@@ -40,8 +44,11 @@ class KeptTensors:
             return x
         rest = self._rest.get(x.dtype)
         if rest is None or len(rest) < x.numel():
-            rest = torch.empty(max(_RESERVED // x.element_size(), x.numel()), dtype=x.dtype)
-            _use_large_pages(rest)
+            huge = x.nbytes >= _HUGE
+            reserved = (_RESERVED if huge else _FROM_HEAP) // x.element_size()
+            rest = torch.empty(max(reserved, x.numel()), dtype=x.dtype)
+            if huge:
+                _use_large_pages(rest)
         self._rest[x.dtype] = rest[x.numel() :]
         return rest[: x.numel()].view(x.shape).copy_(x)
 

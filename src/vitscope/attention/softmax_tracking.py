@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vitscope.attention.backward import GraphOutput
 from vitscope.attention.blocks import Dense, Factored
-from vitscope.attention.store import GraphOutput
 
 
 def _functions(*names: str) -> frozenset[Any]:

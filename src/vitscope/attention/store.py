@@ -4,6 +4,7 @@ import html
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from vitscope._layers import backwards, layer_span
 from vitscope._messages import msg
+from vitscope.attention.backward import Backward, GraphOutput
 from vitscope.attention.blocks import Block, query_index
 from vitscope.attention.operators import vecmat
 from vitscope.errors import LayoutError, MethodError, UsageError
@@ -47,19 +49,6 @@ class Chain(Protocol):
         ...
 
 
-@dataclass(frozen=True, eq=False)
-class GraphOutput:
-    """The result of an attention call, as the autograd graph has it.
-
-    Attributes:
-        tensors: the result; several tensors, where the model computes it part by part.
-        arrange: from tensors of their shapes to one of the block's shape `(B, H, N, E)`.
-    """
-
-    tensors: tuple[Tensor, ...]
-    arrange: Callable[..., Tensor]
-
-
 @dataclass(frozen=True)
 class CallSite:
     """The attention call of the forward that made a block.
@@ -90,6 +79,7 @@ class AttentionStore:
             several rows `(Q, N)`.
         outputs: the results of the blocks in that graph.
         call_sites: the call of the forward that made each block; empty for blocks that were not captured.
+        backward: the backward that computes gradients when they are first needed.
     """
 
     blocks: tuple[Block, ...]
@@ -101,6 +91,7 @@ class AttentionStore:
     answer: Tensor | None = None
     outputs: tuple[GraphOutput, ...] = ()
     call_sites: tuple[CallSite, ...] = ()
+    backward: Backward | None = None
 
     def __len__(self) -> int:
         return len(self.blocks)
@@ -217,7 +208,17 @@ class AttentionStore:
             layer: its number.
             weights: from the layer's block to the weights of its keys, a row for each of the block's windows.
         """
-        return self.layer_vecmat(layer, lambda block, _: weights(block))
+        return self.received_in_each([layer], weights)[0]
+
+    def received_in_each(
+        self, layers: Sequence[int], weights: Callable[[Block], Float[Tensor, "b M"]]
+    ) -> list[Float[Tensor, "B N"]]:
+        """Return `received_attention` of each of some layers, whose numbers are ascending."""
+        if self.chain is not None:
+            return [self.layer_vecmat(layer, lambda block, _: weights(block)) for layer in layers]
+        found: list[Tensor] = []
+        self._from_last(layers, lambda block: found.append(weights(block)))
+        return found[::-1]
 
     def layer_vecmat(self, layer: int, attention_vecmat: AttentionVecmat) -> Float[Tensor, "B N"]:
         """Return the readout weights times one layer's attention, without the residual path.
@@ -252,15 +253,26 @@ class AttentionStore:
         if self.chain is not None:
             return self.chain.vecmat(layers, attention_vecmat, residual_weight, attention_weight)
         r = self.readout_weights()
-        for layer in reversed(layers):
-            block = self.blocks[layer]
+
+        def step(block: Block) -> None:
+            nonlocal r
             attended = attention_weight * attention_vecmat(block, r)
             residual = residual_weight(block) if callable(residual_weight) else residual_weight
             if isinstance(residual, Tensor):
                 r = residual * r + attended
             else:
                 r = torch.add(attended, r, alpha=residual) if residual else attended
+
+        self._from_last(layers, step)
         return r
+
+    def _from_last(self, layers: Sequence[int], step: Callable[[Block], None]) -> None:
+        """Call a function with the block of each of some layers, the last first; within the backward if that is due."""
+        if self.backward is not None:
+            self.backward.visit(self.blocks, layers, step)
+            return
+        for layer in reversed(layers):
+            step(self.blocks[layer])
 
     def in_chunks(self, chunk: int) -> "AttentionStore":
         """Return the store with blocks that work on `chunk` queries at a time."""
@@ -268,14 +280,16 @@ class AttentionStore:
 
     def without_blocks(self) -> "AttentionStore":
         """Return the store with its answer and layout alone, which frees the memory of attention."""
-        return replace(self, blocks=(), pool=None, chain=None, outputs=(), call_sites=())
+        return replace(self, blocks=(), pool=None, chain=None, outputs=(), call_sites=(), backward=None)
 
-    def differentiate(self, score: Float[Tensor, " B"], *, last: bool = True) -> "AttentionStore":
+    def differentiate(self, score: Float[Tensor, " B"], *, last: bool = True, lazily: bool = False) -> "AttentionStore":
         """Return the store whose blocks have the gradient of `score` with respect to their attention.
 
         Args:
             score: one number per image, made from `answer`.
             last: free the graph; no other score can be differentiated afterwards.
+            lazily: run the backward when a gradient is first needed. A method that takes weights back through the
+                layers then goes along with it, and makes each layer's attention once for both.
 
         Raises:
             MethodError: the forward was captured without its graph, or no layer has a residual connection.
@@ -295,14 +309,11 @@ class AttentionStore:
                 msg("attention.no-graph", "this attention was captured without its graph"),
                 msg("attention.no-graph.hint", "use capture(model, gradients=True)"),
             )
-        tensors = [tensor for output in self.outputs for tensor in output.tensors]
-        grads = torch.autograd.grad(
-            score.sum(), tensors, retain_graph=not last, allow_unused=True, materialize_grads=True
-        )
-        waiting = iter(grads)
-        arranged = [output.arrange(*(next(waiting) for _ in output.tensors)) for output in self.outputs]
-        pairs = zip(self.blocks, arranged, strict=True)
-        return self._with(tuple(replace(block, grad_out=grad) for block, grad in pairs))  # type: ignore[type-var]
+        backward = Backward(self.outputs, score.sum(), last)
+        grads = [partial(backward.gradient, layer) for layer in range(len(self))]
+        pairs = zip(self.blocks, grads, strict=True)
+        found = tuple(replace(block, grad_out=grad if lazily else grad()) for block, grad in pairs)  # type: ignore[type-var]
+        return replace(self._with(found), backward=backward if lazily else None)
 
     def _with(self, blocks: tuple[Block, ...]) -> "AttentionStore":
         chain = None if self.chain is None else self.chain.with_blocks(blocks)

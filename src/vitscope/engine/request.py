@@ -127,7 +127,7 @@ def relevances(
         else:
             if "gradient" in request.method.requires:
                 check()
-                store = store.differentiate(score, last=last)
+                store = store.differentiate(score, last=last, lazily=True)
             with torch.no_grad():
                 found = request.method.run(store, **request.method_options)
         values, own = found if isinstance(found, tuple) else (found, [])

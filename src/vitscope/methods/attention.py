@@ -82,4 +82,4 @@ def attention_received(
         uniform = torch.full((b, n), store.images / (b * n), device=block.device)
         return vecmat(block, uniform, fuse_heads(block, head))
 
-    return torch.stack([store.received_attention(layer, received) for layer in chosen]).sum(0) / len(chosen)
+    return torch.stack(store.received_in_each(chosen, received)).sum(0) / len(chosen)

@@ -1,5 +1,7 @@
 """Attention weighted by the score's gradients: the attention that raises the score."""
 
+from weakref import WeakKeyDictionary
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -76,17 +78,17 @@ def grad_rollout(
     Limits: gradients of attention are small beside the identity, so that most weight stays with the readout token:
         compare the patches alone.
     """
-    shares: dict[int, Float[Tensor, "B N"]] = {}  # what a block's residual is weighted by; known once its rows are
+    shares: WeakKeyDictionary[Block, Float[Tensor, "B N"]] = WeakKeyDictionary()  # of the residual, known with its rows
 
     def residual_share(block: Block) -> Float[Tensor, "B N"]:
-        if id(block) not in shares:
-            shares[id(block)] = 1 / (1 + positive_relevance_sums(block))
-        return shares[id(block)]
+        if block not in shares:
+            shares[block] = 1 / (1 + positive_relevance_sums(block))
+        return shares[block]
 
     def attend(block: Block, r: Float[Tensor, "B N"]) -> Float[Tensor, "B M"]:
-        if id(block) in shares:  # where windows and merging need the residual first
-            return vecmat_positive_relevance(block, r * shares[id(block)])
-        product, shares[id(block)] = vecmat_positive_relevance_normalised(block, r)
+        if block in shares:  # where windows and merging need the residual first
+            return vecmat_positive_relevance(block, r * shares[block])
+        product, shares[block] = vecmat_positive_relevance_normalised(block, r)
         return product
 
     return store.rollout_from_readout(store.select(from_layer(layers, start_layer)), attend, residual_share, 1.0)
@@ -119,7 +121,7 @@ def grad_sam(store: AttentionStore, *, layers: LayerSpec = None) -> Float[Tensor
         uniform = torch.full((b, n), store.images / (b * n), device=block.device)
         return vecmat_positive_relevance(block, uniform)
 
-    parts = [store.received_attention(layer, received) for layer in chosen]
+    parts = store.received_in_each(chosen, received)
     return torch.stack(parts).sum(0) / len(parts)
 
 

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from vitscope._messages import Message, msg
+from vitscope.attention.backward import GraphOutput
 from vitscope.attention.blocks import Block
 from vitscope.attention.capture import capture
 from vitscope.attention.model_modes import eval_mode, frozen_parameters, own_state
 from vitscope.attention.recorder import AttentionRecorder, RecordedCall
-from vitscope.attention.store import GraphOutput
 from vitscope.errors import CaptureError, LayoutError
 from vitscope.tracing.averaged import Run
 from vitscope.tracing.placement import quantised_modules
