@@ -21,7 +21,7 @@ from vitscope.geometry import TokenLayout
 OutputEdit: TypeAlias = Callable[[frozenset[int], tuple[int, ...], GraphOutput | None], None]
 
 
-_LARGE, _HUGE = 2**20, 4 * 2**20  # bytes
+_LARGE, _HUGE = 2**20, 6 * 2**20  # bytes
 _FROM_HEAP, _RESERVED = 31 * 2**20, 256 * 2**20  # at a time; glibc takes blocks of 32 MB from the system each time
 
 
