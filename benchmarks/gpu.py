@@ -143,7 +143,7 @@ def tensor_float_32() -> Iterator[None]:
 
 
 def kernels(device: torch.device, small: bool, check: Callable[[], None]) -> dict[str, Any]:
-    """Return the largest differences of rollout and relevance under each attention kernel."""
+    """Return the largest differences of rollout and relevance under each kernel, and whether its log-sum-exp serves."""
     name, side = ("tiny", 64) if small else ("ViT-S/16", 384)
     photo = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
     exact = vitscope.load(vit(name, side).double())
@@ -161,6 +161,14 @@ def kernels(device: torch.device, small: bool, check: Callable[[], None]) -> dic
                 except (vitscope.VitscopeError, RuntimeError) as error:
                     answer = said(error)
                 found.setdefault(f"{kernel}, {str(dtype).removeprefix('torch.')}", {})[method] = answer
+            pixels = scope.prepare(photo).pixels[None].to(device, dtype)
+            try:
+                with torch.no_grad(), sdpa_kernel(backend), vitscope.capture(scope.model) as captured:
+                    scope.model(pixel_values=pixels)
+                used = "used" if captured.attention[-1].lse is not None else "not used"
+            except (vitscope.VitscopeError, RuntimeError) as error:
+                used = said(error)
+            found[f"{kernel}, {str(dtype).removeprefix('torch.')}"]["log-sum-exp"] = used
     return found
 
 
