@@ -22,8 +22,10 @@ def test_every_part_runs_and_its_table_has_every_method(tmp_path):
     for way in ("float32", "tf32", "autocast", "compiled"):
         assert {name: row for name, row in values.items() if row[way] > EXACT} == {}
     assert {name for name, row in values.items() if row["bfloat16"] > 10 * EXACT} != set()
-    for kernel in ("flash, float32", "math, float32"):
-        assert max(made["kernels"]["result"][kernel].values()) < EXACT
+    for kernel, used in (("flash, float32", "used"), ("math, float32", "not used")):
+        row = made["kernels"]["result"][kernel]
+        assert max(row["rollout"], row["relevance"]) < EXACT
+        assert row["log-sum-exp"] == used
     (row,) = made["costs"]["result"]
     assert all(row[way]["seconds"] > 0 for way in ("forward", "rollout", "relevance", "eager rollout"))
     table = gpu.table(made)
