@@ -292,8 +292,8 @@ class Scope:
             UsageError: a target without `importance`, or one that does not fit.
             MethodError: attention that is not finite, or heads that cannot be silenced.
 
-        Cost: one forward, and all rows of attention twice, chunk by chunk; memory linear in tokens. The effective rank,
-            which needs whole matrices, is given up to 640 tokens.
+        Cost: one forward, and all rows of attention, chunk by chunk; memory linear in tokens. The effective rank, which
+            needs whole matrices and all rows once more, is given up to 640 tokens.
         """
         options = Options("attention", target, size=size, batch_size=batch_size, seed=seed)
         return inspection.statistics(self.engine, image, options, importance, progress)

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from vitscope.attention import Dense
-from vitscope.geometry import TokenLayout
-from vitscope.metrics.head_kinds import head_kinds, split_object
+from vitscope.attention import AttentionStore, Dense
+from vitscope.geometry import ImageRegion, TokenLayout
+from vitscope.metrics.attention_streaming import compute_statistics
+from vitscope.metrics.head_kinds import AskingPatches, _first_component, head_kinds, split_object
 
 HIGH, WIDE = 12, 15
 LAYOUT = TokenLayout(("cls",), (HIGH, WIDE))
@@ -30,7 +31,13 @@ def kind_of(weights, cls_share=0.0, there=OBJECT):
     rows[..., 0] = 1
     rows[0, 0, 1:, 1:] = (1 - cls_share) * weights / weights.sum(1, keepdims=True)
     rows[0, 0, 1:, 0] = cls_share
-    return head_kinds(Dense("one", torch.from_numpy(rows)), LAYOUT, there)
+    return kinds_from(torch.from_numpy(rows[0]), LAYOUT, there)
+
+
+def kinds_from(matrix, layout, there):
+    """The record of heads whose attention `(H, N, N)` is known."""
+    asking = AskingPatches.of(layout)
+    return head_kinds(matrix[:, list(asking.tokens)], asking, there)
 
 
 BUILT = {
@@ -117,7 +124,7 @@ def test_all_columns_ask(wide):
     y, x = np.divmod(np.arange(patches), wide)
     near = np.hypot(y[:, None] - y, x[:, None] - x) <= max(0.1 * wide, 1.5)
     rows = np.where((x % 2 == 0)[:, None], near / near.sum(1, keepdims=True), 1 / patches)
-    found = head_kinds(Dense("one", torch.from_numpy(rows[None, None])), layout, None)
+    found = kinds_from(torch.from_numpy(rows[None]), layout, None)
     assert found.near_share[0] == pytest.approx(0.5 * (1 + near.sum(1).mean() / patches), abs=0.04)
 
 
@@ -138,8 +145,34 @@ def test_real_heads_on_a_real_photo():
 
 @pytest.mark.parametrize("chunk", [1, 7, P + 1])
 def test_rows_are_taken_chunk_by_chunk(chunk):
-    rows = torch.rand(1, 3, P + 1, P + 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    whole, parts = (head_kinds(Dense("one", rows, chunk=c), LAYOUT, OBJECT) for c in (None, chunk))
-    assert parts.kinds == whole.kinds
-    for name in ("sink_share", "near_share", "position_share", "object_ratio", "own_ratio"):
-        np.testing.assert_array_equal(getattr(parts, name), getattr(whole, name))
+    """The statistics of a layer read the asking patches' rows on their way."""
+    matrix = torch.rand(3, P + 1, P + 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    matrix /= matrix.sum(-1, keepdim=True)
+    store = AttentionStore((Dense("one", matrix[None], chunk=chunk),), LAYOUT)
+    (found,) = compute_statistics(store, ImageRegion((64, 64), (0, 0, 64, 64), (64, 64)), "nobody watched").layers
+    wanted = kinds_from(matrix, LAYOUT, None)
+    assert found.kinds == wanted.kinds
+    for name in ("sink_share", "near_share", "position_share"):
+        np.testing.assert_allclose(getattr(found, name), getattr(wanted, name), rtol=1e-9)
+
+
+def test_an_object_between_the_asking_patches_has_no_side_of_its_own():
+    layout, there = TokenLayout((), (37, 37), "mean"), np.zeros(37 * 37, dtype=bool)
+    there[[703, 704, 705, 706, 741]] = True
+    rows = torch.full((1, 1369, 1369), 0.55 / 1369, dtype=torch.float64)
+    rows[:, :, there] += 0.45 / 5
+    found = kinds_from(rows, layout, there)
+    assert found.own_ratio is None
+    assert found.kinds == ("object",)
+    there[700] = True  # every tenth asks
+    assert kinds_from(rows, layout, there).own_ratio is not None
+
+
+@pytest.mark.parametrize("second", [0.0, 0.3, 0.9999, 1 - 1e-9])
+def test_the_first_component_is_that_of_the_decomposition(second):
+    random = torch.Generator().manual_seed(3)
+    axes = torch.linalg.qr(torch.randn(24, 24, generator=random, dtype=torch.float64))[0]
+    values = torch.tensor([1, second, *[0.1] * 22], dtype=torch.float64)
+    found = _first_component(axes * values @ axes.T)
+    assert abs(float(found @ axes[:, 0])) == pytest.approx(1, abs=1e-12)
+    assert not bool((_first_component(torch.zeros(3, 3, dtype=torch.float64)) > 0).any())

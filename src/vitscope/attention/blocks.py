@@ -173,9 +173,9 @@ class Factored:
             return
         q, k = _precise(self.q).flatten(0, 1), _precise(self.k).flatten(0, 1)
         tiles = attention_tiles(q, k, self._lse(self.lse).flatten(0, 1), self.scale)
-        into = q.new_empty(b * h * min(step, n) * aligned_length(m))
+        into = q.new_empty(b * h * min(step, n) * m)
         for queries in slices(n, step):
-            yield queries, tiles.exponents(slice(0, b * h), queries, slice(0, m), into).view(b, h, -1, m)
+            yield queries, tiles.exponents(slice(0, b * h), queries, slice(0, m), into, gaps=False).view(b, h, -1, m)
 
     def grad_rows(self, sel: Selection = slice(None)) -> Float[Tensor, "B H n M"]:
         """Return the gradient of the score with respect to the selected rows: `dy/dA = (dy/dO) v^T`, exactly."""

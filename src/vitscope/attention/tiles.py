@@ -44,10 +44,17 @@ class AttentionTiles:
         """Compute one tile of attention in the memory of `into`."""
         return self.exponents(heads, queries, keys, into).exp2_()
 
-    def exponents(self, heads: slice, queries: slice, keys: slice, into: Tensor) -> Float[Tensor, "g n m"]:
-        """Compute the base-2 logarithms of one tile in the memory of `into`, none so low that its power is denormal."""
+    def exponents(
+        self, heads: slice, queries: slice, keys: slice, into: Tensor, *, gaps: bool = True
+    ) -> Float[Tensor, "g n m"]:
+        """Compute the base-2 logarithms of one tile in the memory of `into`, none so low that its power is denormal.
+
+        Without `gaps` rows follow each other: where there are few queries, one product of all heads is faster than one
+        of each, and needs that.
+        """
         q, k = self.q[heads, queries], self.k[heads, :, keys]
-        a = aligned(into, *q.shape[:2], k.shape[2])
+        shape = *q.shape[:2], k.shape[2]
+        a = aligned(into, *shape) if gaps else into[: math.prod(shape)].view(shape)
         if self.shift is not None:
             return torch.baddbmm(self.shift[heads, queries], q, k, alpha=self.scale, out=a).clamp_(min=_COUNTED)
         a.baddbmm_(q, k, beta=0, alpha=self.scale)

@@ -79,7 +79,8 @@ class LayerStatistics:
         near_share: of a patch's attention on patches, in its neighbourhood.
         position_share: of the variance of those weights, what the offset alone foretells.
         object_ratio: attention to an object's patch over that to its background's; None without an object.
-        own_ratio: attention to the asking patch's own side over that to the other; None without an object.
+        own_ratio: attention to the asking patch's own side over that to the other; None without an object, or where
+            patches of one side alone ask.
         effective_rank: of rollout up to this layer, in [1, N].
         received: each token's share of all attention, `(N,)`, summing to one.
         norms: each token's length at the input of the block, `(N,)`.

@@ -22,12 +22,15 @@ from vitscope.methods.rollout_variants import outlier_threshold
 from vitscope.metrics.attention_statistics import SHARES, LayerStatistics, Sink, Statistics
 from vitscope.metrics.effective_rank import effective_ranks
 from vitscope.metrics.head_importance import HeadImportance
-from vitscope.metrics.head_kinds import NUMBERS, head_kinds, split_object
+from vitscope.metrics.head_kinds import NUMBERS, AskingPatches, head_kinds, split_object
 
 _LAYERS_DIFFER = msg(
     "metrics.layers-differ", "its layers do not all have the same tokens (windows, merging or reduced keys)"
 )
 _NO_OBJECT = msg("metrics.no-object-apart", "the features do not part an object from its background on this image")
+_ONE_SIDE_ASKS = msg(
+    "metrics.one-side-asks", "the patches whose rows are looked at all lie on the object, or all beside it"
+)
 _IN_TOKENS = (
     "readout_entropy",
     "distance",
@@ -77,15 +80,19 @@ def compute_statistics(
         if isinstance(states, str):
             unavailable["norms"] = states
         positions, readout = _TokenPositions.of(layout, region), store.readout_weights()
-        layers = [_token_statistics(block, readout, positions) for block in store]
-        norms = None if isinstance(states, str) else [_norms(states, number) for number in range(len(layers))]
-        layers, sinks = _with_sinks(layers, norms, layout)
         parted = None if isinstance(states, str) else split_object(_features(states, layout), layout.grid)
         if parted is None:
             why = states if isinstance(states, str) else _NO_OBJECT
             unavailable |= dict.fromkeys(("object_ratio", "own_ratio"), why)
-        told = [vars(head_kinds(block, layout, parted)) for block in store]
-        layers = [replace(layer, **one) for layer, one in zip(layers, told, strict=True)]
+        asking = AskingPatches.of(layout)
+        if parted is not None and not asking.on_both_sides(parted):
+            unavailable["own_ratio"] = _ONE_SIDE_ASKS
+        layers = []
+        for block in store:
+            layer, rows = _token_statistics(block, readout, positions, asking.tokens)
+            layers.append(replace(layer, **vars(head_kinds(rows, asking, parted))))
+        norms = None if isinstance(states, str) else [_norms(states, number) for number in range(len(layers))]
+        layers, sinks = _with_sinks(layers, norms, layout)
         try:
             ranks = effective_ranks(store)
             layers = [replace(layer, effective_rank=rank) for layer, rank in zip(layers, ranks, strict=True)]
@@ -138,34 +145,38 @@ class _TokenPositions:
 
 
 def _write_distances(
-    places: Float[Tensor, "2 P"], patches: slice, cells: list[tuple[float, float]], into: Float[Tensor, "n S P"]
+    places: Float[Tensor, "2 n"], grid: tuple[int, int], cell: tuple[float, float], into: Float[Tensor, "n P"]
 ) -> None:
-    """Write the distances of some patches to all patches, in widths of each of `cells`.
+    """Write the distances of patches at some places to all patches, in widths of a cell.
 
     Rows and columns are whole numbers, whose differences and squares are exact.
     """
-    rows, columns = places
-    down = torch.sub(rows[patches, None], rows).square_()
-    for one, (height, width) in zip(into.unbind(1), cells, strict=True):
-        torch.sub(columns[patches, None], columns, out=one)
-        one.square_().add_(down, alpha=(height / width) ** 2).sqrt_()
+    down, across = (
+        (at[:, None] - torch.arange(size, device=at.device, dtype=at.dtype)).square_()
+        for at, size in zip(places, grid, strict=True)
+    )
+    into = into.view(len(into), *grid)
+    torch.add(across[:, None], down[:, :, None], alpha=(cell[0] / cell[1]) ** 2, out=into)
+    into.sqrt_()
 
 
 def _own_statistics(block: Block) -> LayerStatistics:
     """Compute entropy and agreement, which every layer has, over its own queries and keys."""
     b, h, n, _ = block.shape
     entropy, alike = _zeros(h), _zeros(h)
-    for _, rows, some in _chunks(block):
-        every = rows.flatten(0, 1)
+    for _, planes, some in _chunks(block):
+        every = planes.transpose(0, 1)
         entropy += some
         alike += _alike(torch.bmm(every, every.transpose(1, 2)))
     return _layer(block, entropy / (b * n), alike / (b * n))
 
 
-def _token_statistics(block: Block, seed: Float[Tensor, "1 N"], positions: _TokenPositions) -> LayerStatistics:
-    """Compute all statistics of a layer whose tokens are those of the layout.
+def _token_statistics(
+    block: Block, seed: Float[Tensor, "1 N"], positions: _TokenPositions, asked: range
+) -> tuple[LayerStatistics, Float[Tensor, "H n N"]]:
+    """Compute all statistics of a layer whose tokens are those of the layout; also return the rows of some tokens.
 
-    Below the heads' rows of each query stand the distances of patches from it: one product of the heads' rows with all
+    Beside the heads' rows of each query stand the distances of patches from it: one product of the heads' rows with all
     of them gives what heads have in common and how far their attention goes.
     """
     _, h, n, _ = block.shape
@@ -175,25 +186,28 @@ def _token_statistics(block: Block, seed: Float[Tensor, "1 N"], positions: _Toke
     products: list[Tensor] = []
     masses: list[Tensor] = []
     own: list[Tensor] = []
+    kept: list[Tensor] = []
     places: Tensor | None = None
     weights = torch.cat((torch.ones_like(seed), seed)[: 1 + of_all])  # of patches' queries, and in the answer
     weights[0, :p] = 0
     summed = _zeros(h, len(weights), n)
-    for queries, (every,), some in _chunks(block, len(cells)):
-        first = max(queries.start, p)
+    for queries, planes, some in _chunks(block, len(cells)):
+        first, rows, every = max(queries.start, p), planes[:h], planes.transpose(0, 1)
+        places = positions.places(planes) if places is None else places
         entropy += some
         if first < queries.stop:
-            places = positions.places(every) if places is None else places
-            into = every[first - queries.start :, h:, p:]
-            _write_distances(places, slice(first - p, queries.stop - p), cells, into)
+            for plane, cell in zip(planes[h:], cells, strict=True):
+                here = places[:, first - p : queries.stop - p]
+                _write_distances(here, positions.grid, cell, plane[first - queries.start :, p:])
         products.append(torch.bmm(every[:, :h], every.transpose(1, 2)))
-        masses.append(every[:, :h, p:].sum(-1))
-        rows = every[:, :h].transpose(0, 1)
-        summed += torch.bmm(weights[:, queries].to(every).expand(h, -1, -1), rows).cpu().double()
+        masses.append(rows[:, :, p:].sum(-1))
+        summed += torch.bmm(weights[:, queries].to(rows).expand(h, -1, -1), rows).cpu().double()
         own.append(rows.diagonal(queries.start, 1, 2).clone())
         if queries.start < p:
             received += _total(rows[:, : p - queries.start], (0, 1))
-    every, to_patches = torch.cat(products), torch.cat(masses)[p:]
+        ahead = asked.start - queries.start
+        kept.append(rows[:, max(ahead, ahead % asked.step) :: asked.step].clone())
+    every, to_patches = torch.cat(products), torch.cat(masses, 1)[:, p:].T
     mass = to_patches.clamp_min(torch.finfo(every.dtype).tiny)
     far = [width * _total(one / mass, (0,)) for one, (_, width) in zip(every[p:, :, h:].unbind(-1), cells, strict=True)]
     for kind, tokens in enumerate(positions.kinds):
@@ -204,7 +218,7 @@ def _token_statistics(block: Block, seed: Float[Tensor, "1 N"], positions: _Toke
     read = summed[:, 1] if of_all else vecmat_heads(block, seed)[0]
     read_entropy = _total(torch.special.entr(read), (1,))
     shares = shares.clamp_min(0) / patches
-    return replace(
+    layer = replace(
         _layer(block, entropy / n, _alike(every[:, :, :h]) / n),
         readout_entropy=_numpy(read_entropy),
         readout_entropy_normalised=_numpy(read_entropy / _max_entropy(block)),
@@ -213,6 +227,7 @@ def _token_statistics(block: Block, seed: Float[Tensor, "1 N"], positions: _Toke
         shares={name: _numpy(share) for name, share in zip(SHARES, shares, strict=True)},
         received=_numpy((received + summed[:, 0].sum(0)) / (h * n)),
     )
+    return layer, torch.cat(kept, 1)
 
 
 def _layer(block: Block, entropy: Tensor, alike: Tensor) -> LayerStatistics:
@@ -233,22 +248,21 @@ def _max_entropy(block: Block) -> float:
     return math.log(block.shape[3]) or 1.0
 
 
-def _chunks(block: Block, more: int = 0) -> Iterator[tuple[slice, Float[Tensor, "B n R M"], Float[Tensor, " H"]]]:
-    """Yield, for some queries at a time, the heads' rows of each query, and each head's entropy summed over them.
+def _chunks(block: Block, more: int = 0) -> Iterator[tuple[slice, Float[Tensor, "R n M"], Float[Tensor, " H"]]]:
+    """Yield each head's rows of some queries of all images, and its entropy summed over them.
 
     As many queries as half fit the cache: what is computed of them fits as well. Each overwrites the last one's memory,
-    but for `more` rows of each query that are the caller's, zero at first.
+    but for `more` planes behind the heads' that are the caller's, zero at first.
     """
     b, h, _, m = block.shape
     memory: Tensor | None = None
     for queries, logarithms in block.log2_rows(block.chunk or max(1, budget(block.device) // (2 * b * h * m))):
-        count = logarithms.shape[2]
         if memory is None:
-            memory = logarithms.new_zeros(b, count, h + more, m)
-        rows = memory[:, :count]
-        weights = rows[:, :, :h].transpose(1, 2)
+            memory = logarithms.new_zeros(h + more, b * logarithms.shape[2], m)
+        planes = memory[:, : b * logarithms.shape[2]]
+        weights = planes[:h].view(h, b, -1, m).transpose(0, 1)
         torch.exp2(logarithms, out=weights)
-        yield queries, rows, _total(logarithms.mul_(weights), (0, 2, 3)) * -math.log(2)
+        yield queries, planes, _total(logarithms.mul_(weights), (0, 2, 3)) * -math.log(2)
 
 
 def _alike(products: Float[Tensor, "n H H"]) -> Float[Tensor, " H"]:
