@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 Run = Callable[[], object]
-LONG = 12.0  # seconds: such a way runs once, the others take turns beside it
+LONG = 40.0  # seconds: such a way runs once, the others take turns beside it
 
 
 def reset_peak() -> None:

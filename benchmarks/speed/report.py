@@ -13,8 +13,8 @@ INTRO = """# Speed and memory
 <!-- written by python -m benchmarks.speed from performance.json: change the one or the other -->
 
 `make bench` measures everything here and writes this page from its figures, [performance.json](performance.json),
-alone. It has more rows than were run on this machine; those without figures are left out: inputs of more than
-5,330 tokens, and the other packages at 5,330.
+alone. It has more rows than were run on this machine; those without figures are left out: the other packages at
+5,330 tokens, but for the copied recipe.
 
 Each row is a process of its own, in which the floor (the plain forward of the same model on the same pixels, or
 forward and backward) and what stands beside it take turns; a ratio is the median of the ratios of neighbours, in
@@ -24,7 +24,8 @@ a time, the embedded ViT-S/14 (DINOv2 trained further for saliency), unless a ro
 on pixels in memory.
 
 The machine: {machine}. The figures are of the code at that date; the
-[changelog](../CHANGELOG.md) says what has become faster since.
+[changelog](../CHANGELOG.md) says what has become faster since. It is shared: at times the same work took twice as
+long, and what goes through memory suffered more than products of matrices. Rows that ran once or twice say little.
 """
 CURVE = """## By the number of tokens
 

@@ -24,6 +24,7 @@ Found = dict[str, Any]
 CURVE = (168, 224, 336, 518, 728, 1022, 1456)  # pixels a side: 145 to 10,817 tokens
 DENSE_TO = 1022  # all matrices at once: 8.6 GB there, 35 GB at the next
 PEER_SIDES = (196, 518, 1022)
+REACH = {518: 40, 1022: 100}  # seconds for those of which something is asked: a shared machine's speed changes
 TWIN_TO = 600  # pixels a side: float64 and dense
 
 
@@ -111,7 +112,7 @@ def rollout_at(side: int, settings: Settings) -> Found:
     if side <= DENSE_TO:
         eager = transformers_model(settings.shape, side)
         ways["dense"] = peers.output_attentions(eager, x, side)
-    return settings.run(ways) | {"tokens": tokens(side)}
+    return settings.run(ways, seconds=REACH.get(side, 18)) | {"tokens": tokens(side)}
 
 
 def gradients_at(side: int, settings: Settings) -> Found:
@@ -121,7 +122,7 @@ def gradients_at(side: int, settings: Settings) -> Found:
     ways: dict[str, Run] = {"plain": floor(scope, x, backward=True)}
     for name in ("relevance", "grad-rollout", "grad-sam"):
         ways[name] = attribute(scope, x, name, target=first_number)
-    return settings.run(ways, seconds=30) | {"tokens": tokens(side)}
+    return settings.run(ways, seconds=2 * REACH.get(side, 15)) | {"tokens": tokens(side)}
 
 
 def each_gradient_at(side: int, settings: Settings) -> Found:
@@ -139,7 +140,7 @@ def default_at(side: int, settings: Settings) -> Found:
     side = settings.side(side)
     scope, x = scope_of(settings, side), pixels(side)
     ways = {"plain": floor(scope, x), "auto": attribute(scope, x, "auto")}
-    return settings.run(ways) | {"tokens": tokens(side)}
+    return settings.run(ways, seconds=30) | {"tokens": tokens(side)}
 
 
 def large(batch: int, settings: Settings) -> Found:
@@ -157,7 +158,7 @@ def large(batch: int, settings: Settings) -> Found:
     ways: dict[str, Run] = {"plain": floor(scope, x), "rollout": attribute(scope, x, "rollout", batch_size=batch)}
     if batch == 1:
         ways["dense"] = peers.output_attentions(model, x, 384)
-    return settings.run(ways, rounds=15) | {"tokens": 145}
+    return settings.run(ways, rounds=15, seconds=40) | {"tokens": 145}
 
 
 def everything_at(side: int, settings: Settings) -> Found:
@@ -172,7 +173,7 @@ def everything_at(side: int, settings: Settings) -> Found:
         "statistics": lambda: scope.statistics(photo, size=side),
         "queries": lambda: scope.queries(photo, method="rollout", size=side),
     }
-    return settings.run(ways, rounds=5) | {"tokens": tokens(side)}
+    return settings.run(ways, seconds=40) | {"tokens": tokens(side)}
 
 
 def measuring_at(side: int, settings: Settings) -> Found:
@@ -353,7 +354,7 @@ def _rows() -> dict[str, Row]:
 
     for side in (518, 1022):
         add("reach", f"rollout-{side}", f"`rollout`, {side} px", rollout_at, side)
-        add("reach", f"gradients-{side}", f"gradient methods, {side} px", gradients_at, side)
+        add("reach", f"gradients-{side}", f"gradient methods, {side} px", gradients_at, side, limit=480)
         add("reach", f"default-{side}", f"the default method, {side} px", default_at, side)
     for batch in (1, 8):
         add("reach", f"large-{batch}", f"`rollout`, ViT-L/32 at 384 px, {batch} at a time", large, batch)
