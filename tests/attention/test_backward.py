@@ -185,6 +185,18 @@ def test_a_step_that_asks_twice_counts_gradients_once():
     assert len(sums) == DEPTH
 
 
+def test_a_pass_that_is_broken_off_leaves_the_backward_to_the_kernel(kernels):
+    def peek(block, r):
+        next(block.positive_relevance())
+        return vecmat_positive_relevance(block, r)
+
+    x = images()
+    store, answer = captured(Tower(), x, chunk=7)
+    found = store.differentiate(score(answer), lazily=True).rollout_from_readout(range(DEPTH), peek, 1.0, 1.0)
+    close(found, twin("relevance", x))
+    assert len(kernels) == DEPTH - 1
+
+
 def test_few_queries_leave_the_backward_to_the_kernel(kernels):
     store, answer = captured(Tower(), images())
     few = store.with_query("0,0").differentiate(score(answer), lazily=True)
